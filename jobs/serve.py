@@ -1,0 +1,11 @@
+"""Entrypoint of the serve stage for `ray job submit --working-dir . -- python jobs/serve.py --config FILE`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+
+from tatara.cli import main
+
+if __name__ == "__main__":
+    main(["serve", *sys.argv[1:]])

@@ -1,0 +1,11 @@
+"""Entrypoint of the tokenize stage for `ray job submit --working-dir . -- python jobs/tokenize.py --config FILE`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+
+from tatara.cli import main
+
+if __name__ == "__main__":
+    main(["tokenize", *sys.argv[1:]])

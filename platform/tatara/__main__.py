@@ -1,0 +1,5 @@
+"""``python -m tatara`` is the ``tatara`` command."""
+
+from tatara.cli import main
+
+main()

@@ -1,0 +1,215 @@
+"""Typed configuration: a YAML file plus command-line overrides becomes a frozen pydantic model."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from tatara.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown keys refused, each field documented by the string below it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), validate_default=True
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides what a stage computes: every field but the operational ones, JSON-able."""
+        return _identity(self)
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved configuration as JSON-able literals."""
+        return self.model_dump(mode="json")
+
+
+def operational(default: Any = ..., **field: Any) -> Any:
+    """A field that changes where or how fast a stage runs, not what it makes (paths, ports, worker counts).
+
+    It is left out of the fingerprint, so changing it does not make a finished stage run again.
+    """
+    return Field(default, json_schema_extra={"operational": True}, **field)
+
+
+def is_operational(field: FieldInfo) -> bool:
+    """Whether a field was declared with `operational`."""
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and bool(extra.get("operational"))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Config):
+        fields = type(value).model_fields
+        return {name: _identity(getattr(value, name)) for name, field in fields.items() if not is_operational(field)}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(item) for item in value)
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or does not hold a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(loaded).__name__}")
+    return loaded
+
+
+def load(
+    model: type[C], values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None, where: str = ""
+) -> C:
+    """Build a configuration from literals and overrides.
+
+    Args:
+        model: The configuration class.
+        values: Nested mapping, as read from YAML.
+        overrides: Dotted key to value; a string value is read as a YAML scalar (``--train.lr 3e-4``).
+        where: The file (and place in it) that ``values`` came from, for error messages.
+
+    Raises:
+        ConfigError: One line that names the key, the place, and the nearest right key or the expected type.
+    """
+    merged: dict[str, Any] = _copy(values or {})
+    for key, value in (overrides or {}).items():
+        _set(merged, key, parse_scalar(value) if isinstance(value, str) else value)
+    try:
+        return model.model_validate(merged)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_explain(model, error, where, set(overrides or ()))) from None
+
+
+def load_file(model: type[C], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> C:
+    """Build a configuration from a YAML file (optional) and overrides; see `load`."""
+    return load(model, read_yaml(path) if path else {}, overrides, where=str(path) if path else "")
+
+
+def parse_scalar(text: str) -> Any:
+    """Read a command-line value the way YAML would, with ``3e-4`` as a number (YAML 1.1 takes it for a string)."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value if value is not None or text.strip().lower() in {"null", "~"} else text
+
+
+def leaf_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every settable field of a configuration as (dotted key, field), nested configurations flattened."""
+    for name, field in model.model_fields.items():
+        nested = nested_model(field.annotation)
+        if nested is None:
+            yield f"{prefix}{name}", field
+        else:
+            yield from leaf_fields(nested, f"{prefix}{name}.")
+
+
+def nested_model(annotation: Any) -> type[BaseModel] | None:
+    """The configuration class inside an annotation such as ``Layout`` or ``Layout | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        found = [nested_model(item) for item in get_args(annotation)]
+        models = [item for item in found if item is not None]
+        return models[0] if len(models) == 1 else None
+    return None
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a user reads it: ``int``, ``float or null``, ``one of fp8, bf16``."""
+    if annotation is type(None):
+        return "null"
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(item) for item in get_args(annotation))
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return " or ".join(type_name(item) for item in get_args(annotation))
+    if get_origin(annotation) is not None:
+        return str(annotation).replace("typing.", "")
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A suggestion to append to an error: the nearest known key, or the list of those there are."""
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "known: " + ", ".join(sorted(known))
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _set(target: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = target.get(parent)
+        if not isinstance(inner, dict):
+            inner = target[parent] = {}
+        target = inner
+    target[last] = value
+
+
+def _explain(model: type[BaseModel], error: pydantic.ValidationError, where: str, overrides: set[str]) -> str:
+    """One line for the first problem; how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    given = f"--{key}" if key in overrides else (f"{where}: {key}" if where else key)
+    if first["type"] == "extra_forbidden":
+        owner: type[BaseModel] | None = model
+        for part in location[:-1]:
+            field = owner.model_fields.get(part) if owner else None
+            owner = nested_model(field.annotation) if field else None
+        siblings = list(owner.model_fields) if owner else []
+        prefix = "".join(f"{part}." for part in location[:-1])
+        line = f"{given}: unknown key; {nearest(location[-1], siblings)}"
+        if prefix and "did you mean" in line:
+            line = line.replace("did you mean '", f"did you mean '{prefix}", 1)
+    elif first["type"] == "missing":
+        line = f"{given}: required, but not given"
+    elif first["type"] == "value_error":
+        line = f"{given}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
+    else:
+        expected = first["msg"][0].lower() + first["msg"][1:]
+        line = f"{given}: {expected}, got {first['input']!r}"
+    if len(problems) > 1:
+        line += f" (and {len(problems) - 1} more)"
+    return line

@@ -1,0 +1,1 @@
+"""Corpora: read, repair, filter, deduplicate, tokenise and pack."""

@@ -1,0 +1,1 @@
+"""The vLLM adapter: configuration, environment and engines, shared by everything that generates."""

@@ -1,0 +1,35 @@
+"""What a directory must hold to be loaded as a model."""
+
+import json
+from pathlib import Path
+
+from tatara.errors import EngineError
+
+
+def check_model_directory(directory: Path) -> None:
+    """Refuse, in milliseconds, a directory that an engine would refuse after half a minute.
+
+    Raises:
+        EngineError: The directory is missing, or lacks its configuration, weights or tokenizer.
+    """
+    if not directory.is_dir():
+        raise EngineError(f"no model directory at {directory}")
+    config = directory / "config.json"
+    if not config.is_file():
+        raise EngineError(f"{directory} is not a model: it has no config.json")
+    try:
+        architectures = json.loads(config.read_text(encoding="utf-8"))["architectures"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{config} is not a model configuration: {type(error).__name__} {error}") from None
+    if not architectures:
+        raise EngineError(f"{config} names no architecture")
+    if not any(directory.glob("*.safetensors")):
+        raise EngineError(f"{directory} has no weights (*.safetensors)")
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        absent = sorted(shard for shard in shards if not (directory / shard).is_file())
+        if absent:
+            raise EngineError(f"{directory} lacks {len(absent)} of {len(shards)} weight files, first {absent[0]}")
+    if not (directory / "tokenizer.json").is_file() and not (directory / "tokenizer.model").is_file():
+        raise EngineError(f"{directory} has no tokenizer (tokenizer.json)")

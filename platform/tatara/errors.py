@@ -1,0 +1,67 @@
+"""The exception tree.
+
+A ``TataraError`` is a user's mistake or a known fault: the command line prints its message as one line and
+exits with 1. Anything else is a defect of ours and keeps its traceback.
+"""
+
+import importlib
+from types import ModuleType
+
+
+class TataraError(Exception):
+    """What every error that Tatara raises on purpose derives from; the message names the thing and the fix."""
+
+
+class ConfigError(TataraError):
+    """A configuration file, key or value is wrong."""
+
+
+class DataError(TataraError):
+    """Input data is missing, unreadable, or nothing is left of it."""
+
+
+class ArtifactError(TataraError):
+    """An artifact is missing, damaged, of another kind, or already there with another content."""
+
+
+class StorageError(TataraError):
+    """A path or URL cannot be read or written."""
+
+
+class LayoutError(TataraError):
+    """A parallel layout does not fit the model, the batch or the number of workers."""
+
+
+class EngineError(TataraError):
+    """The inference engine cannot start, load a model or answer."""
+
+
+class ClusterError(TataraError):
+    """The Ray cluster cannot be reached, or can never hold what is asked of it."""
+
+
+class RecipeError(TataraError):
+    """A recipe is not a DAG of known stages, or one of its stages failed."""
+
+
+class MissingExtraError(TataraError):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: Dotted module name.
+        extra: The extra of the ``tatara`` distribution that brings it.
+
+    Raises:
+        MissingExtraError: The module is not installed; the message is the ``pip install`` line that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module that is there but broken inside is a defect of the installation, not a missing extra.
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(f"{module} is not installed: pip install 'tatara[{extra}]'") from error

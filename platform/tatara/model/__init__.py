@@ -1,0 +1,1 @@
+"""What is trained: architecture specs, Megatron modules, attention, and the mapping to Hugging Face."""

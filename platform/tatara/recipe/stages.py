@@ -1,0 +1,28 @@
+"""The stages there are: name to where its description is, in the order of the way from raw text to an answer."""
+
+import importlib
+
+from tatara.config import nearest
+from tatara.errors import ConfigError
+from tatara.stage import Stage
+
+STAGES = {
+    "curate": "tatara.data.curate",
+    "tokenize": "tatara.data.tokenize",
+    "pretrain": "tatara.train.pretrain",
+    "export": "tatara.train.export",
+    "serve": "tatara.serve.serve",
+}
+"""Stage name to the module whose ``STAGE`` describes it; none of them imports anything heavy."""
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of a name.
+
+    Raises:
+        ConfigError: There is none; the message names the nearest.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"unknown stage '{name}'; {nearest(name, STAGES)}")
+    stage: Stage = importlib.import_module(STAGES[name]).STAGE
+    return stage

@@ -1,0 +1,1 @@
+"""Models behind an OpenAI-compatible HTTP API, on Ray Serve and vLLM."""

@@ -1,0 +1,1 @@
+"""Training: parallel layout, engine, batches, checkpoints, the Ray Train job, and export."""

@@ -1,0 +1,151 @@
+"""How a model and a batch are laid out over ranks: pure arithmetic, checked before any process starts."""
+
+from typing import Protocol
+
+from pydantic import Field
+
+from tatara.config import Config
+from tatara.errors import LayoutError
+
+
+class ModelShape(Protocol):
+    """The sizes of a model that a layout has to divide."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def ffn_hidden_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_query_groups(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class ParallelLayout(Config):
+    """Sizes of the parallel dimensions. Their product (expert parallelism aside) is the world size."""
+
+    tp: int = Field(1, ge=1)
+    """Tensor parallel size: ranks that share each weight matrix."""
+    pp: int = Field(1, ge=1)
+    """Pipeline parallel size: ranks that share the stack of layers."""
+    cp: int = Field(1, ge=1)
+    """Context parallel size: ranks that share each sequence."""
+    ep: int = Field(1, ge=1)
+    """Expert parallel size: ranks that share the experts of a mixture-of-experts layer."""
+    dp: int | None = Field(None, ge=0)
+    """Data parallel size: replicas that share each global batch; empty or 0 means what is left of the world size."""
+    virtual_stages: int = Field(1, ge=1)
+    """Model chunks per pipeline rank (interleaved schedule); 1 is the plain schedule."""
+    sequence_parallel: bool = False
+    """Shard the activations between the tensor-parallel regions along the sequence."""
+
+    @property
+    def model_ranks(self) -> int:
+        """Ranks that hold one replica of the model (tp x pp x cp)."""
+        return self.tp * self.pp * self.cp
+
+    def resolve(self, world_size: int) -> "ParallelLayout":
+        """The same layout with ``dp`` filled in from the number of ranks.
+
+        Raises:
+            LayoutError: The sizes do not multiply to ``world_size``.
+        """
+        sizes = self._sizes()
+        if world_size % self.model_ranks:
+            raise LayoutError(
+                f"{sizes} needs a multiple of {self.model_ranks} workers, but num_workers={world_size}: "
+                f"choose num_workers={-(-world_size // self.model_ranks) * self.model_ranks} or smaller layout sizes"
+            )
+        dp = world_size // self.model_ranks
+        if self.dp and self.dp != dp:
+            raise LayoutError(
+                f"layout.dp={self.dp} with {sizes} needs {self.dp * self.model_ranks} workers, "
+                f"but num_workers={world_size}: leave layout.dp out to have it derived ({dp} here)"
+            )
+        return self.model_copy(update={"dp": dp})
+
+    def check_model(self, model: ModelShape) -> None:
+        """Check that the layout divides the model.
+
+        Raises:
+            LayoutError: One line that names the layout field and the size it does not divide.
+        """
+        for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size", "vocab_size"):
+            _divides("tp", self.tp, name, getattr(model, name))
+        if self.sequence_parallel and self.tp == 1:
+            raise LayoutError("layout.sequence_parallel needs layout.tp > 1: there is nothing to shard with tp=1")
+        if self.virtual_stages > 1 and self.pp == 1:
+            raise LayoutError(f"layout.virtual_stages={self.virtual_stages} needs layout.pp > 1")
+        _divides("pp", self.pp, "num_layers", model.num_layers)
+        if model.num_layers % (self.pp * self.virtual_stages):
+            raise LayoutError(
+                f"layout.pp={self.pp} x layout.virtual_stages={self.virtual_stages} does not divide "
+                f"num_layers={model.num_layers}"
+            )
+        self._check_experts(getattr(model, "num_experts", None) or 0)
+
+    def check_batch(self, sequence_length: int, global_batch_size: int, micro_batch_size: int) -> int:
+        """Check that the layout divides the sequence and the batch; ``dp`` must be resolved.
+
+        Args:
+            sequence_length: Positions per sequence.
+            global_batch_size: Sequences per step.
+            micro_batch_size: Sequences per forward pass of one rank.
+
+        Returns:
+            Micro-batches per rank and step.
+
+        Raises:
+            LayoutError: One line that names the layout field and the size it does not divide.
+        """
+        dp = self.dp or 1
+        if self.cp > 1 and sequence_length % (2 * self.cp):
+            raise LayoutError(
+                f"layout.cp={self.cp} does not fit sequence_length={sequence_length}: each rank takes two chunks, "
+                f"so 2*cp={2 * self.cp} must divide it"
+            )
+        if self.sequence_parallel and (sequence_length // self.cp) % self.tp:
+            raise LayoutError(
+                f"layout.tp={self.tp} with sequence_parallel does not divide the {sequence_length // self.cp} "
+                f"positions each context-parallel rank holds (sequence_length={sequence_length})"
+            )
+        if global_batch_size % (dp * micro_batch_size):
+            raise LayoutError(
+                f"layout.dp={dp} x micro_batch_size={micro_batch_size} does not divide "
+                f"global_batch_size={global_batch_size}"
+            )
+        micro_batches = global_batch_size // (dp * micro_batch_size)
+        if self.virtual_stages > 1 and micro_batches % self.pp:
+            raise LayoutError(
+                f"layout.pp={self.pp} does not divide the {micro_batches} micro-batches of each step, which "
+                f"layout.virtual_stages={self.virtual_stages} needs (global_batch_size={global_batch_size}, "
+                f"dp={dp}, micro_batch_size={micro_batch_size})"
+            )
+        return micro_batches
+
+    def _check_experts(self, num_experts: int) -> None:
+        if not num_experts:
+            if self.ep > 1:
+                raise LayoutError(f"layout.ep={self.ep} needs a mixture-of-experts model, but this one is dense")
+            return
+        _divides("ep", self.ep, "num_experts", num_experts)
+        if self.dp and (self.tp * self.cp * self.dp) % self.ep:
+            raise LayoutError(
+                f"layout.ep={self.ep} does not divide the {self.tp * self.cp * self.dp} ranks of a pipeline stage "
+                f"(tp={self.tp} x cp={self.cp} x dp={self.dp})"
+            )
+        if self.tp > 1 and not self.sequence_parallel:
+            raise LayoutError("layout.tp > 1 with experts needs layout.sequence_parallel: set it to true")
+
+    def _sizes(self) -> str:
+        return " x ".join(f"layout.{name}={getattr(self, name)}" for name in ("tp", "pp", "cp"))
+
+
+def _divides(field: str, size: int, name: str, total: int) -> None:
+    if total % size:
+        fits = ", ".join(str(n) for n in range(1, min(total, 64) + 1) if total % n == 0)
+        raise LayoutError(f"layout.{field}={size} does not divide {name}={total} (these do: {fits})")

@@ -1,0 +1,28 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything is imported: no hub, no telemetry, no network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """URL of a bucket on a real S3 server process."""
+    from s3 import s3_server
+
+    with s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture(params=["local", "s3"])
+def any_root(request: pytest.FixtureRequest, tmp_path) -> str:
+    """An empty artifact root on a local disk, then one on S3."""
+    if request.param == "local":
+        return str(tmp_path / "root")
+    return f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}"

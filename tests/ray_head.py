@@ -1,0 +1,187 @@
+"""A real Ray head of a test's own: its own ports, its own token, ended with the test."""
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+START_SECONDS = 60.0
+STOP_SECONDS = 40.0
+# The identity that Ray's fake node provider expects of its head.
+FAKE_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A running head."""
+
+    address: str
+    """``HOST:PORT`` to attach to."""
+    dashboard: str
+    """``http://HOST:PORT`` to submit jobs to; empty without a dashboard."""
+    environment: Mapping[str, str]
+    """What a client process needs in its environment (the token)."""
+    temp: Path
+    process: psutil.Process
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this cluster but the head's own launcher, jobs and workers included."""
+        found = {process.pid: process for process in self.process.children(recursive=True)}
+        for process in psutil.process_iter(["cmdline"]):
+            if str(self.temp) in " ".join(process.info["cmdline"] or []):
+                found[process.pid] = process
+        found.pop(self.process.pid, None)
+        return list(found.values())
+
+
+@contextmanager
+def ray_head(
+    num_cpus: int = 2, *, dashboard: bool = True, node_types: Mapping[str, Any] | None = None
+) -> Iterator[RayHead]:
+    """Start a head, put its token into this process's environment, and end everything afterwards.
+
+    Args:
+        num_cpus: Logical CPUs of the head node.
+        dashboard: Whether to start the dashboard, which takes jobs.
+        node_types: ``available_node_types`` of an autoscaler; nodes it adds are processes on this machine.
+    """
+    temp = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
+    port, board, agent, client = _free_ports(4)
+    token = temp / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32))
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *(f"--port={port}", f"--num-cpus={num_cpus}", f"--temp-dir={temp}/r", "--object-store-memory=150000000"),
+        *(f"--dashboard-port={board}", f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+        *("--min-worker-port=0", "--max-worker-port=0", f"--include-dashboard={str(dashboard).lower()}"),
+    ]
+    environment = {**os.environ, **access, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}
+    environment.pop("RAY_ADDRESS", None)
+    # A job's ``python`` is the one that runs this test.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    host = "127.0.0.1"
+    if node_types is not None:
+        host = _own_address()
+        command.append(f"--autoscaling-config={_write_autoscaler(temp, f'{host}:{port}', node_types)}")
+        environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
+        environment |= {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_ID}
+    command.append(f"--node-ip-address={host}")
+    log = temp / "head.log"
+    with log.open("w") as output:
+        launcher = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=_end_with_parent, cwd=temp,
+        )  # fmt: skip
+    before = {name: os.environ.get(name) for name in access}
+    os.environ.update(access)
+    url = f"http://{host}:{board}" if dashboard else ""
+    head = RayHead(f"{host}:{port}", url, access, temp, psutil.Process(launcher.pid))
+    try:
+        _wait_until_up(head, port, launcher, log, token.read_text())
+        yield head
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        _stop(head, launcher)
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _wait_until_up(head: RayHead, port: int, launcher: "subprocess.Popen[bytes]", log: Path, token: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    host = head.address.rpartition(":")[0]
+    while True:
+        with suppress(OSError, requests.RequestException):
+            if head.dashboard:
+                answer = requests.get(
+                    f"{head.dashboard}/api/jobs/", timeout=2, headers={"Authorization": f"Bearer {token}"}
+                )
+                if answer.status_code == 200:
+                    return
+            else:
+                socket.create_connection((host, port), timeout=1).close()
+                if "Ray runtime started" in log.read_text():
+                    return
+        if launcher.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the head did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.2)
+
+
+def _stop(head: RayHead, launcher: "subprocess.Popen[bytes]") -> None:
+    """SIGTERM lets the head end its own processes; what is left of them after that is killed."""
+    ours = head.processes()
+    launcher.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        launcher.wait(STOP_SECONDS)
+    _, alive = psutil.wait_procs(ours, timeout=5)
+    if launcher.poll() is None:
+        launcher.kill()
+        launcher.wait()
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _write_autoscaler(temp: Path, address: str, node_types: Mapping[str, Any]) -> Path:
+    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands")
+    starts = ("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+    config = {
+        "cluster_name": "test",
+        "max_workers": sum(kind["max_workers"] for kind in node_types.values()),
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.05,
+        "provider": {
+            "type": "external", "module": provider, "gcs_address": address,
+            "launch_multiple": True, "head_node_id": FAKE_HEAD_ID,
+        },
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **{name: {"node_config": {}, "min_workers": 0, **kind} for name, kind in node_types.items()},
+        },
+        "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
+        **{name: [] for name in (*lists, *starts)},
+    }  # fmt: skip
+    path = temp / "autoscaler.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def _own_address() -> str:
+    from ray._private.services import get_node_ip_address
+
+    return str(get_node_ip_address())
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("", 0))
+        return [item.getsockname()[1] for item in sockets]
+    finally:
+        for item in sockets:
+            item.close()
+
+
+def _end_with_parent() -> None:
+    """Runs in the child before the command: a killed test run leaves no head behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
