@@ -29,7 +29,8 @@ for line in (folder / "test.lock.all").read_text().splitlines():
 (folder / "test.lock").write_text("\n".join(kept) + "\n")
 PY
 rm cluster/images/test.lock.all
-# For machines with a GPU: resolved and pinned, not installable without CUDA.
+# For machines with a GPU: resolved and pinned, not installable without CUDA. The CPU build of torch is out of sight here.
+unset UV_FIND_LINKS UV_EXTRA_INDEX_URL UV_INDEX_STRATEGY
 resolve --extra gpu -o cluster/images/gpu.lock
 {
     echo "# For Linux x86-64 with an NVIDIA GPU and CUDA 13. flash-attn and transformer-engine-torch compile against the torch"

@@ -17,7 +17,7 @@ import tatara
 from tatara import artifact, storage
 from tatara.artifact import Artifact, Attempt, Draft, InputEntry, SourcesEntry, Store
 from tatara.config import Config
-from tatara.errors import ArtifactError, ConfigError
+from tatara.errors import ArtifactError, ConfigError, MissingExtraError
 from tatara.progress import Progress, duration, size
 
 RECORD = "_stage"
@@ -51,6 +51,7 @@ class Stage:
         run: ``module:function`` that is called with (configuration, `StageRun`) and returns summary figures.
         sources: ``module:function`` that lists raw inputs of a configuration as `SourceFile`s, if there are any.
         arguments: What makes its command end once the artifact is there, for a stage whose command serves for ever.
+        extra: The extra of the distribution that brings its dependencies.
     """
 
     name: str
@@ -60,11 +61,23 @@ class Stage:
     run: str
     sources: str | None = None
     arguments: tuple[str, ...] = ()
+    extra: str = "all"
 
     def resolve(self, target: str) -> Any:
-        """Import the object behind ``module:function``."""
+        """Import the object behind ``module:function``.
+
+        Raises:
+            MissingExtraError: A package that it imports is not installed.
+        """
         module, _, name = target.partition(":")
-        return getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] == "tatara":
+                raise
+            raise MissingExtraError(
+                f"{self.name} needs {error.name}, which is not installed: pip install 'tatara[{self.extra}]'"
+            ) from error
 
 
 @dataclass

@@ -71,6 +71,7 @@ def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callab
     """A step of Megatron: local spec, DistributedDataParallel, distributed optimizer, pipeline schedule."""
     import torch
     import torch.distributed as dist
+
     from tatara.train import cpu_adapter
 
     torch.set_num_threads(1)
@@ -79,6 +80,7 @@ def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callab
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
     from megatron.core.pipeline_parallel import get_forward_backward_func
+
     from tatara.model.attention import document_mask
     from tatara.model.megatron import build_model, transformer_config
 
@@ -93,9 +95,14 @@ def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callab
     dtype = getattr(torch, spec.dtype)
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
-            optimizer="adam", lr=1e-3, weight_decay=0.1, clip_grad=1.0, bf16=dtype is torch.bfloat16,
-            params_dtype=dtype, use_distributed_optimizer=True,
-        ),  # fmt: skip
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=0.1,
+            clip_grad=1.0,
+            bf16=dtype is torch.bfloat16,
+            params_dtype=dtype,
+            use_distributed_optimizer=True,
+        ),
         model,
     )
     config.grad_scale_func = optimizer.scale_loss
@@ -133,9 +140,14 @@ def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callab
         optimizer.zero_grad()
         with clock("forward and backward and reduction"):
             reduced = get_forward_backward_func()(
-                forward_step_func=forward, data_iterator=iter(mine), model=model, num_microbatches=len(mine),
-                seq_length=options.sequence, micro_batch_size=micro, forward_only=False,
-            )  # fmt: skip
+                forward_step_func=forward,
+                data_iterator=iter(mine),
+                model=model,
+                num_microbatches=len(mine),
+                seq_length=options.sequence,
+                micro_batch_size=micro,
+                forward_only=False,
+            )
         with clock("optimizer"):
             optimizer.step()
         total = sum(part["sum"] for part in reduced)
@@ -149,6 +161,7 @@ def peer(options: argparse.Namespace) -> tuple[Callable[[int], float], Clock]:
     """A step of the plain loop."""
     import torch
     import transformers
+
     from tatara.model.hf import hf_config
 
     torch.set_num_threads(RANKS)
@@ -237,7 +250,7 @@ def main() -> None:
             for name, pipes in groups.items():
                 for pipe in pipes:
                     pipe.send(steps)
-                results[name].append([pipe.recv() for pipe in pipes][0])
+                results[name].append(next(iter([pipe.recv() for pipe in pipes])))
         for pipe in (pipe for pipes in groups.values() for pipe in pipes):
             pipe.send(None)
         for process in processes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+
 from tatara.model.attention import context_slice, document_mask
 from tatara.model.megatron import build_model, transformer_config
 from tatara.model.spec import ModelSpec
@@ -14,9 +15,7 @@ SEQUENCE = 64
 
 
 def layout(tp: int = 1, pp: int = 1, cp: int = 1, virtual_stages: int = 1, sequence_parallel: bool = False) -> Any:
-    return SimpleNamespace(
-        tp=tp, pp=pp, cp=cp, virtual_stages=virtual_stages, sequence_parallel=sequence_parallel
-    )
+    return SimpleNamespace(tp=tp, pp=pp, cp=cp, virtual_stages=virtual_stages, sequence_parallel=sequence_parallel)
 
 
 def small_spec(**changes: Any) -> ModelSpec:

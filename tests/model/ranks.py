@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = ["torch", "transformers", "tatara.train.cpu_adapter", "tatara.model.hf", "megatron.core.dist_checkpointing"]
+TIMEOUT = 150.0
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 150.0) -> list[Any]:
-    """Call `function(*args)` on every rank; returns what each returned, in the order of ranks.
+def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
+    """Call `function(*args, **options)` on every rank; returns what each returned, in the order of ranks.
 
     The function must be importable (defined outside of test modules). A fork server imports torch and Megatron once, so
     that a rank starts in a fraction of a second, and the CPU adapter never reaches the process of the tests.
@@ -22,13 +23,13 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout
     context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as directory:
         ranks = [
-            context.Process(target=_rank, args=(directory, rank, world_size, function, args))
+            context.Process(target=_rank, args=(directory, rank, world_size, function, args, options))
             for rank in range(world_size)
         ]
         for process in ranks:
             process.start()
         try:
-            _wait(ranks, time.monotonic() + timeout, directory)
+            _wait(ranks, time.monotonic() + TIMEOUT, directory)
         finally:
             for process in ranks:
                 process.kill()
@@ -43,7 +44,7 @@ def _wait(ranks: list[Any], deadline: float, directory: str) -> None:
         if any(process.exitcode for process in ranks):
             break
         time.sleep(0.02)
-    for rank, process in enumerate(ranks):
+    for rank in range(len(ranks)):
         error = Path(directory) / f"{rank}.error"
         if error.exists():
             raise AssertionError(f"rank {rank} failed:\n{error.read_text()}")
@@ -51,7 +52,14 @@ def _wait(ranks: list[Any], deadline: float, directory: str) -> None:
     assert not stuck, f"ranks {stuck} did not finish"
 
 
-def _rank(directory: str, rank: int, world_size: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank(
+    directory: str,
+    rank: int,
+    world_size: int,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
     import torch
     import torch.distributed as dist
 
@@ -62,7 +70,7 @@ def _rank(directory: str, rank: int, world_size: int, function: Callable[..., An
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
         cpu_adapter.install()
         dist.init_process_group("gloo", init_method=f"file://{directory}/init", rank=rank, world_size=world_size)
-        torch.save(function(*args), _result(directory, rank))
+        torch.save(function(*args, **options), _result(directory, rank))
         dist.barrier()
         dist.destroy_process_group()
     except BaseException:

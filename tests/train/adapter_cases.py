@@ -10,6 +10,7 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
+
 from model.megatron_cases import SEQUENCE, initialise, packed_batch, small_spec
 from tatara.model.attention import context_slice, document_mask
 from tatara.model.megatron import build_model, transformer_config
@@ -135,6 +136,3 @@ def load_and_train(sizes: Any, directory: Path, **options: Any) -> list[tuple[fl
     trainer = Trainer(sizes, **options)
     trainer.load(directory)
     return [trainer.step() for _ in range(2)]
-def train_kw(l,kw): return train(l,**kw)
-def tas(l,d,kw): return train_and_save(l,d,**kw)
-def lat(l,d,kw): return load_and_train(l,d,**kw)

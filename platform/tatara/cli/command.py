@@ -48,6 +48,17 @@ commands.add_command(inspection.verify)
 commands.add_command(inspection.doctor)
 
 
+def ours(error: BaseException | None) -> TataraError | None:
+    """The `TataraError` that an exception is or, as Ray's are, was raised because of."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, TataraError):
+            return error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 well, 1 an error (one line), 2 a wrong command line, 130 interrupted."""
     sys.exit(call(arguments))
@@ -64,8 +75,11 @@ def call(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except TataraError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    except Exception as error:
+        found = ours(error)
+        if found is None:
+            raise
+        print(f"error: {' '.join(str(found).split())}", file=sys.stderr, flush=True)
         return 1
     except (KeyboardInterrupt, stages.Interrupted):
         print("interrupted: nothing was committed half-way; run the same command again to go on", file=sys.stderr)

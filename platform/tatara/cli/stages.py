@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import yaml
+from pydantic import Field
 
 from tatara import cluster, config, interrupts
 from tatara.config import Config
@@ -30,9 +31,9 @@ class JobFile(Config):
     """Artifact root, a path or URL."""
     version: int | None = None
     """Version to write; by default the next free one."""
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field({})
     """Input name to an artifact (``kind/name@version`` or its directory)."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field({})
     """The stage's configuration."""
 
 
@@ -67,7 +68,7 @@ def stage_options(stage: Stage) -> list[click.Parameter]:
     """The options of every stage, then those of its configuration."""
     return [
         click.Option(
-            ["--config", "file"], metavar="FILE", help="Job file: name, root, inputs, version, config (YAML)."
+            ["--config", "file"], metavar="FILE", help="Job file (YAML): name, root, inputs, config."
         ),
         click.Option(["--job", "literals"], metavar="JSON", hidden=True, help="The same, inline."),
         click.Option(["--name"], help="Name of the artifact to make.  [default: standalone]"),

@@ -85,8 +85,11 @@ def find_growth() -> Growth:
     does not fill; so the head is asked for the configuration that its autoscaler was started with. On Kubernetes the
     autoscaler runs beside the head and tells neither: then only its verdict on a request is known.
     """
+    from ray._private import worker
     from ray._private.state import state
 
+    if worker._global_node is not None and worker._global_node.is_head():
+        return Growth(False)  # A private cluster, which this process started.
     config = state.get_cluster_config()
     present = _present_by_type()
     if config is not None and config.node_group_configs:

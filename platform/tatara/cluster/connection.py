@@ -4,15 +4,20 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import tatara
-from tatara.cluster import authentication
+from tatara.cluster import authentication, guardian
 from tatara.cluster.packing import Node, describe_nodes
 from tatara.errors import ClusterError
 
@@ -56,6 +61,7 @@ class _Connection:
     temp: Path | None
     environment: dict[str, str | None]
     """What the environment variables that we set held before."""
+    guardian: "subprocess.Popen[bytes] | None" = None
 
 
 _current: _Connection | None = None
@@ -84,6 +90,7 @@ def connect(
     if ray.is_initialized():
         return view()
     _remove_stale_temps()
+    handler = signal.getsignal(signal.SIGTERM)
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address in (None, "local"):
         _current = _start_local(num_cpus, listening=worker_output is not None)
@@ -91,9 +98,20 @@ def connect(
         assert address is not None
         _current = _attach(address, listening=worker_output is not None)
     atexit.register(disconnect)
+    _restore_sigterm(handler)
     if worker_output is not None:
         _listen(worker_output)
     return view()
+
+
+def _restore_sigterm(handler: Any) -> None:
+    """Ray's own handler, which it puts over any other, prints a stack trace of C++ frames."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler if callable(handler) else _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def disconnect() -> None:
@@ -111,6 +129,8 @@ def disconnect() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if connection.guardian is not None:
+        connection.guardian.communicate(b"left in order\n")
     if connection.temp is not None:
         shutil.rmtree(connection.temp, ignore_errors=True)
     if "RAY_AUTH_MODE" in connection.environment:
@@ -150,15 +170,17 @@ def _start_local(num_cpus: int | None, *, listening: bool) -> _Connection:
     import ray
     from ray._private.utils import get_num_cpus
 
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a private cluster ends with the thread that starts it: connect in the main thread")
     temp = _make_temp()
+    watch = _start_guardian(temp)
     settings: dict[str, str | None] = {
         "RAY_USAGE_STATS_ENABLED": "0",
         # Without this each worker that holds no GPU warns about how it sees none.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # There is nobody to scrape them here, and each process complains until an exporter answers.
         "RAY_enable_metrics_collection": "0",
-        # If this process is killed, Ray's agents report that to a head that is gone too: by default for a minute.
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+        guardian.MARK: str(temp),
         # Whatever address the environment names is not this cluster's.
         "RAY_ADDRESS": None,
         **authentication.local_settings(temp),
@@ -183,11 +205,20 @@ def _start_local(num_cpus: int | None, *, listening: bool) -> _Connection:
     except BaseException as error:
         ray.shutdown()
         _set_environment(before)
-        shutil.rmtree(temp, ignore_errors=True)
+        if watch is not None:
+            watch.communicate()  # Without a word it ends what did start, and removes the directory.
         if isinstance(error, Exception):
             raise ClusterError(f"cannot start a local Ray cluster in {temp}: {_first_line(error)}") from error
         raise
-    return _Connection(True, temp, before)
+    return _Connection(True, temp, before, watch)
+
+
+def _start_guardian(temp: Path) -> "subprocess.Popen[bytes] | None":
+    if not Path("/proc/self/environ").exists():
+        return None  # Where the kernel does not end children with their parent, Ray runs a process like it.
+    command = [sys.executable, "-I", "-S", guardian.__file__, str(temp)]
+    # A session of its own, so that a Ctrl-C in the terminal does not end it first.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _attach(address: str, *, listening: bool) -> _Connection:

@@ -1,8 +1,9 @@
 """The configuration of the ``curate`` stage: every rule, its published source and its parameters."""
 
+import codecs
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tatara.config import Config, operational
 from tatara.stage import Stage
@@ -99,7 +100,8 @@ class GopherRepetitionConfig(Config):
 
 class DedupConfig(Config):
     """Exact and fuzzy deduplication: MinHash with locality-sensitive hashing (Broder 1997; Lee et al. 2022,
-    arXiv:2107.06499)."""
+    arXiv:2107.06499).
+    """
 
     exact: bool = True
     """Drop documents whose text, case-folded and with white space collapsed, occurred before."""
@@ -143,8 +145,10 @@ class CurateConfig(Config):
     """Column or key that holds the user's ids; where it is missing, ids are made of file name and position."""
     python_docs: PythonDocsConfig = PythonDocsConfig()
     """The default corpus."""
-    fallback_encoding: str = "cp1252"
-    """How bytes are read that are neither UTF-8 nor of an encoding that can be detected."""
+    encodings: tuple[str, ...] = (
+        "cp1252", "cp932", "euc_jp", "cp1251", "koi8_r", "gb18030", "big5", "cp949", "utf_16",
+    )  # fmt: skip
+    """What text may be encoded in that is not UTF-8; the first is preferred where several are equally plausible."""
     repair: bool = True
     """Repair mojibake, control characters and the like with ftfy."""
     document_bytes: int = Field(65_536, ge=1024)
@@ -165,6 +169,18 @@ class CurateConfig(Config):
     """Raw bytes per task and per output file. Fixes where shards begin, whatever the cluster's size."""
     samples: int = Field(5, ge=0)
     """Dropped documents kept per reason, for the report."""
+
+    @field_validator("encodings")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                codecs.lookup(name)
+            except LookupError:
+                raise ValueError(f"Python knows no encoding {name!r}") from None
+        if not names:
+            raise ValueError("at least one encoding is needed")
+        return names
 
 
 STAGE = Stage(

@@ -1,11 +1,7 @@
 """The ``curate`` stage: raw files to clean, unique documents, on Ray Data."""
 
-import functools
 import io
 import json
-import os
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +38,9 @@ def run(config: CurateConfig, stage_run: StageRun) -> dict[str, Any]:
         stage_run.log(f"skipped files that are no text format: {skipped}")
     shards = plan_shards(corpus.files, config.shard_bytes)
     total = sum(file.size for shard in shards for file in shard.files)
-    stage_run.log(f"reading {config.corpus}: {len(corpus.files):,} files, {total / 1e6:.1f} MB, in {len(shards)} shards")
+    stage_run.log(
+        f"reading {config.corpus}: {len(corpus.files):,} files, {total / 1e6:.1f} MB, in {len(shards)} shards"
+    )
     _filter_shards(shards, config, stage_run, total)
 
     funnel, quarantined = Funnel(config.samples), []
@@ -90,17 +88,25 @@ def _check_read(funnel: Funnel, quarantined: list[dict[str, Any]], config: Curat
         place = "" if first["place"] is None else f" at {first['place']}"
         count = funnel.dropped[UNREADABLE][0]
         more = f" (and {count - 1} more like it)" if count > 1 else ""
-        raise DataError(f"corpus {config.corpus}: nothing could be read; {first['source']}{place}: {first['reason']}{more}")
+        raise DataError(
+            f"corpus {config.corpus}: nothing could be read; {first['source']}{place}: {first['reason']}{more}"
+        )
     raise DataError(f"corpus {config.corpus} is empty: its files hold no documents")
 
 
 def _nothing_left(funnel: Funnel, config: CurateConfig) -> str:
-    reason, (count, _) = max(funnel.dropped.items(), key=lambda item: item[1][0])
-    sample = (funnel.samples.get(reason) or [{}])[0]
-    measured = f", for example {sample['value']:.3g} against {sample['limit']:.3g}" if sample.get("limit") is not None else ""
+    """Name the rule that dropped the most, what it measured, and the key that relaxes it."""
+    rules = {reason: counts[0] for reason, counts in funnel.dropped.items() if reason != UNREADABLE}
+    reason, count = max(rules.items(), key=lambda item: item[1])
+    sample: dict[str, Any] = (funnel.samples.get(reason) or [{}])[0]
+    example = ""
+    if reason == "language.keep" and sample.get("language"):
+        example = f" (for example a document in '{sample['language']}')"
+    elif sample.get("limit") is not None:
+        example = f" (for example {sample['value']:.3g} against {sample['limit']:.3g})"
     return (
-        f"corpus {config.corpus}: nothing is left of {funnel.documents:,} documents; {reason} dropped {count:,}{measured}: "
-        f"relax --{reason} or turn the rule off with --{reason.split('.')[0]}.enabled false"
+        f"corpus {config.corpus}: nothing is left of {funnel.documents:,} documents; {reason} dropped {count:,}{example}: "
+        f"relax --{reason}, or turn the rule off with --{reason.split('.')[0]}.enabled false"
     )
 
 
@@ -193,7 +199,9 @@ def _report(funnel: Funnel, quarantined: list[dict[str, Any]], stage_run: StageR
     _write_rows(storage.join(output, "dropped", "unreadable.parquet"), quarantined)
     if quarantined:
         first = quarantined[0]
-        stage_run.log(f"unreadable, for example {first['source']}: {first['reason']} (all in dropped/unreadable.parquet)")
+        stage_run.log(
+            f"unreadable, for example {first['source']}: {first['reason']} (all in dropped/unreadable.parquet)"
+        )
     stage_run.report("funnel", literals)
     stage_run.report("dropped_samples", samples)
     stage_run.report("document_samples", _document_samples(output))
@@ -214,6 +222,8 @@ def _document_samples(output: str) -> list[dict[str, Any]]:
     samples = []
     for part in parts[::step][:_DOCUMENT_SAMPLES]:
         fs, path = storage.arrow_filesystem(part.url)
-        row = pq.read_table(path, filesystem=fs, columns=["id", "text", "source", "language"]).slice(0, 1).to_pylist()[0]
+        row = (
+            pq.read_table(path, filesystem=fs, columns=["id", "text", "source", "language"]).slice(0, 1).to_pylist()[0]
+        )
         samples.append({**{k: row[k] for k in ("id", "source", "language")}, "excerpt": row["text"][:300]})
     return samples

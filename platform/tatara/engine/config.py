@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tatara.config import Config, operational
+from tatara.engine.worker import EXTENSION
 
 CPU_KV_CACHE_BYTES = 128 << 20
 
@@ -15,7 +16,7 @@ class EngineConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and activations; "auto" takes the checkpoint's own."""
 
-    max_model_len: int | None = Field(None, ge=1)
+    max_model_len: int | None = Field(default=None, ge=1)
     """Longest prompt plus completion, in tokens; null takes the model's own limit."""
 
     kv_cache_bytes: int | None = operational(None, ge=1 << 20)
@@ -27,11 +28,12 @@ class EngineConfig(Config):
     enforce_eager: bool | None = operational(None)
     """Run without compiled graphs; null is true on a CPU, where compiling costs more than it saves, false on a GPU."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of requests that bring none of their own."""
 
     vllm_args: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of vLLM by their Python names, passed through untouched; they win over the fields above."""
+    """Further arguments of vLLM by their Python names, passed through untouched; they win over the fields above.
+    A ``worker_extension_cls`` must derive from `tatara.engine.worker.WorkerExtension`."""
 
     def arguments(self, cuda: bool) -> dict[str, Any]:
         """The keyword arguments of ``vllm.AsyncEngineArgs`` (model and served name apart).
@@ -49,5 +51,6 @@ class EngineConfig(Config):
             "enforce_eager": (not cuda) if self.enforce_eager is None else self.enforce_eager,
             # A progress bar for a file that loads in milliseconds is noise in a log.
             "use_tqdm_on_load": False,
+            "worker_extension_cls": EXTENSION,
         }
         return {name: value for name, value in given.items() if value is not None} | self.vllm_args

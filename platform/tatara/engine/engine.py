@@ -1,15 +1,16 @@
 """A running vLLM engine: token ids in, token ids out."""
 
 import os
+import re
 import stat
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tatara.config import nearest
 from tatara.engine.config import EngineConfig
-from tatara.engine.model_directory import check_model_directory
+from tatara.engine.model_directory import check_model_directory, checkpoint_dtype
 from tatara.errors import EngineError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class Engine:
         self.arguments = arguments
 
     @classmethod
-    def start(cls, model: Path, config: EngineConfig, *, cuda: bool, name: str) -> "Engine":
-        """Load a model and start its engine process; call from inside a running event loop.
+    async def start(cls, model: Path, config: EngineConfig, *, cuda: bool, name: str) -> "Engine":
+        """Load a model and start its engine process.
 
         Args:
             model: Directory in the Hugging Face layout.
@@ -52,6 +53,7 @@ class Engine:
         log = _ErrorLog()
         try:
             client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(arguments))
+            await client.collective_rpc("end_with_parent")
         # vLLM's own start-up raises whatever its layers raise (ValueError, pydantic, OSError, RuntimeError): all of it
         # means that this model does not start with these settings.
         except Exception as error:
@@ -69,7 +71,8 @@ class Engine:
         from vllm import TokensPrompt
 
         prompt = TokensPrompt(prompt_token_ids=list(token_ids))
-        async for output in self.client.generate(prompt, params, request_id=uuid.uuid4().hex):
+        (rendered,) = await self.client.renderer.render_cmpl_async([prompt])
+        async for output in self.client.generate(rendered, params, request_id=uuid.uuid4().hex):
             yield output
 
     async def generate(self, token_ids: Sequence[int], params: "SamplingParams") -> "RequestOutput":
@@ -106,6 +109,9 @@ def vllm_arguments(model: Path, config: EngineConfig, *, cuda: bool, name: str) 
             raise EngineError(f"vllm_args.{key}: vLLM has no such argument; {nearest(key, known)}")
         setattr(arguments, key, value)
     arguments.model, arguments.served_model_name = str(model), [name]
+    if arguments.dtype == "auto" and checkpoint_dtype(model) == "float32":
+        # vLLM's "auto" would halve it; what is served must be what was trained.
+        arguments.dtype = "float32"
     validate_parsed_serve_args(arguments)
     return arguments
 
@@ -138,13 +144,12 @@ def _message(line: str) -> str:
 
 
 def _names_an_error(line: str) -> bool:
-    name, colon, rest = line.partition(": ")
-    return bool(colon and rest) and name.replace(".", "").replace("_", "").isalnum() and name.endswith(("Error", "Exception"))
+    return re.match(r"[\w.]+(Error|Exception): .", line) is not None
 
 
-def _first_line(error: Any) -> str:
+def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # pydantic puts "1 validation error for ModelConfig" first and the message last but one.
-    if lines and "validation error" in lines[0] and len(lines) > 1:
-        return lines[1].removeprefix("Value error, ")
+    # pydantic puts how many errors there are first, and after the message where in its own terms it arose.
+    if len(lines) > 1 and "validation error" in lines[0]:
+        return lines[1].removeprefix("Value error, ").split(" [type=")[0]
     return lines[0] if lines else type(error).__name__

@@ -33,3 +33,10 @@ def check_model_directory(directory: Path) -> None:
             raise EngineError(f"{directory} lacks {len(absent)} of {len(shards)} weight files, first {absent[0]}")
     if not (directory / "tokenizer.json").is_file() and not (directory / "tokenizer.model").is_file():
         raise EngineError(f"{directory} has no tokenizer (tokenizer.json)")
+
+
+def checkpoint_dtype(directory: Path) -> str | None:
+    """The type of the weights as the model's configuration names it, such as ``bfloat16``."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    # "torch_dtype" is what the field was called before transformers 5.
+    return config.get("dtype") or config.get("torch_dtype")

@@ -158,7 +158,10 @@ def _entries(spec: ModelSpec) -> list[_Entry]:
         qkv = tuple(f"{there}self_attn.{part}_proj.weight" for part in "qkv")
         gated = (f"{there}mlp.gate_proj.weight", f"{there}mlp.up_proj.weight")
         entries += [_Entry(here + name, (there + other,)) for name, other in _PLAIN.items()]
-        entries += [_Entry(f"{here}self_attention.linear_qkv.weight", qkv), _Entry(f"{here}mlp.linear_fc1.weight", gated)]
+        entries += [
+            _Entry(f"{here}self_attention.linear_qkv.weight", qkv),
+            _Entry(f"{here}mlp.linear_fc1.weight", gated),
+        ]
     entries.append(_Entry("decoder.final_layernorm.weight", ("model.norm.weight",)))
     if not spec.tie_word_embeddings:
         entries.append(_Entry(OUTPUT, ("lm_head.weight",)))

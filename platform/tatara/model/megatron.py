@@ -37,15 +37,24 @@ class Layout(Protocol):
     """The sizes that decide which part of the model a rank holds."""
 
     @property
-    def tp(self) -> int: ...
+    def tp(self) -> int:
+        """Tensor-parallel size."""
+
     @property
-    def pp(self) -> int: ...
+    def pp(self) -> int:
+        """Pipeline-parallel size."""
+
     @property
-    def cp(self) -> int: ...
+    def cp(self) -> int:
+        """Context-parallel size."""
+
     @property
-    def virtual_stages(self) -> int: ...
+    def virtual_stages(self) -> int:
+        """Model chunks per pipeline rank."""
+
     @property
-    def sequence_parallel(self) -> bool: ...
+    def sequence_parallel(self) -> bool:
+        """Whether activations between tensor-parallel regions are split along the sequence."""
 
 
 class RMSNorm(torch.nn.RMSNorm):

@@ -23,9 +23,9 @@ class StageEntry(Config):
     """Name of the artifact; by default the recipe's."""
     version: int | None = Field(None, ge=1)
     """Fixed version of the artifact; by default a changed stage writes the next free one."""
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field({})
     """Input name to the key of another stage, or to an artifact (``kind/name@version`` or its directory)."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field({})
     """The stage's configuration."""
 
 

@@ -40,10 +40,8 @@ class Display:
         if sys.stdout.isatty():
             from rich import progress
 
-            self._live = progress.Progress(
-                progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TextColumn("{task.fields[text]}"),
-                progress.TimeElapsedColumn(), transient=True,
-            )  # fmt: skip
+            columns = ("{task.description}", progress.BarColumn(), "{task.fields[text]}")
+            self._live = progress.Progress(*columns, progress.TimeElapsedColumn(), transient=True)
             self._live.start()
             self._task = self._live.add_task(key.ljust(self._width), total=None, text="starting")
 

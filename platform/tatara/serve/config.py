@@ -4,6 +4,7 @@ from pydantic import Field
 
 from tatara.config import Config, operational
 from tatara.engine.config import EngineConfig
+from tatara.stage import Stage
 
 
 class ServeConfig(Config):
@@ -18,10 +19,10 @@ class ServeConfig(Config):
     prompts: tuple[str, ...] = ("The function returns", "This package is", "Copyright (c)")
     """What the stage asks once the server is up; the answers go into the artifact and the report."""
 
-    max_tokens: int = Field(48, ge=1)
+    max_tokens: int = Field(default=48, ge=1)
     """Length of an answer to one of ``prompts``, in tokens."""
 
-    temperature: float = Field(0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0)
     """Sampling temperature of those answers; 0 is greedy."""
 
     host: str = operational("127.0.0.1")
@@ -47,3 +48,13 @@ class ServeConfig(Config):
 
     start_timeout: float = operational(300.0, gt=0.0)
     """Longest time until every replica must be ready, in seconds."""
+
+
+STAGE = Stage(
+    name="serve",
+    kind="endpoint",
+    config=ServeConfig,
+    inputs={"model": "model"},
+    run="tatara.serve.serve_run:run",
+    extra="serve",
+)

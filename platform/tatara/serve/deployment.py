@@ -1,5 +1,6 @@
 """Put a model behind HTTP with Ray Serve, and take it down again."""
 
+import errno
 import logging
 import re
 import socket
@@ -83,7 +84,7 @@ def deployed(
         host = f"[{address}]" if ":" in address else address
         yield Endpoint(f"http://{host}:{config.port}", served, time.monotonic() - started)
     finally:
-        _shut_down()
+        _shut_down(config)
 
 
 def check_before_start(model: Artifact | Path, config: ServeConfig) -> None:
@@ -112,8 +113,16 @@ def check_port_free(host: str, port: int) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            reason = "is in use" if error.errno == 98 else f"cannot be opened ({error.strerror})"
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
             raise EngineError(f"port {port} {reason} on {host}; pass --port with another one") from None
+
+
+def _port_is_free(config: ServeConfig) -> bool:
+    try:
+        check_port_free(config.host, config.port)
+    except EngineError:
+        return False
+    return True
 
 
 def _start_proxy(config: ServeConfig) -> None:
@@ -128,7 +137,7 @@ def _start_proxy(config: ServeConfig) -> None:
     )
 
 
-def _shut_down() -> None:
+def _shut_down(config: ServeConfig) -> None:
     """Stop the replicas, the proxy and the controller, and wait until they are gone."""
     import ray
     from ray import serve
@@ -140,6 +149,10 @@ def _shut_down() -> None:
         # retries, over which Ray then complains on the terminal.
         ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=SHUTDOWN_SECONDS)
     serve.shutdown()
+    # The proxy is killed, not asked: whoever serves next on this port must not find it still in use.
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
+    while time.monotonic() < deadline and not _port_is_free(config):
+        time.sleep(POLL_SECONDS)
 
 
 def _wait_until_running(name: str, config: ServeConfig, started: float, log: Callable[[str], None]) -> None:
@@ -155,7 +168,7 @@ def _wait_until_running(name: str, config: ServeConfig, started: float, log: Cal
             raise EngineError(failure_cause(messages))
         waited = time.monotonic() - started
         if waited > config.start_timeout:
-            state = " ".join(" ".join(messages).split()) or status.status
+            state = " ".join(" ".join(messages).split()) or f"it is {status.status.value.lower()}"
             raise EngineError(f"{name} was not ready after {waited:.0f} s (start_timeout): {state}")
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()

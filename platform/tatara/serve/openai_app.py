@@ -19,7 +19,7 @@ MAX_PROBLEMS = 5
 async def openai_app(engine: Engine) -> FastAPI:
     """The application with every route vLLM has for the engine's model.
 
-    The calls are those of ``vllm.entrypoints.launchers.api_server.entry.build_and_serve`` up to where it opens a socket.
+    The calls are those of ``vllm.entrypoints.launchers.api_server.entry.build_and_serve``, up to its opening a socket.
     """
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app

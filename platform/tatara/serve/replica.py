@@ -20,24 +20,27 @@ DEPLOYMENT = "model"
 class Replica:
     """One engine behind HTTP; Ray Serve makes it, checks on it and replaces it."""
 
-    async def __init__(self, model: Artifact | Path, name: str, config: ServeConfig) -> None:
-        # A replica may run on another machine than whoever deployed it: a remote model is fetched here.
-        directory = model.local() if isinstance(model, Artifact) else model
-        self._engine = Engine.start(directory, config.engine, cuda=config.gpus_per_replica > 0, name=name)
+    def __init__(self, model: Artifact | Path, name: str, config: ServeConfig) -> None:
+        self._model, self._name, self._config = model, name, config
+        self._engine: Engine | None = None
 
     async def __serve_build_asgi_app__(self) -> "FastAPI":
         from tatara.serve.openai_app import openai_app
 
+        # A replica may run on another machine than whoever deployed it: a remote model is fetched here.
+        directory = self._model.local() if isinstance(self._model, Artifact) else self._model
+        cuda = self._config.gpus_per_replica > 0
+        self._engine = await Engine.start(directory, self._config.engine, cuda=cuda, name=self._name)
         return await openai_app(self._engine)
 
     async def check_health(self) -> None:
         """Raise when the engine is dead, so that Ray Serve replaces the replica."""
-        await self._engine.client.check_health()
+        if self._engine is not None:
+            await self._engine.client.check_health()
 
     def __del__(self) -> None:
-        engine = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.shutdown()
+        if self._engine is not None:
+            self._engine.shutdown()
 
 
 def application(model: Artifact | Path, name: str, config: ServeConfig) -> serve.Application:

@@ -98,10 +98,14 @@ class Scale:
 
     def at(self, value: float) -> float:
         """Position of a value in plot units."""
-        low, high, value = (math.log(x) for x in (self.low, self.high, value)) if self.log else (
-            self.low,
-            self.high,
-            value,
+        low, high, value = (
+            (math.log(x) for x in (self.low, self.high, value))
+            if self.log
+            else (
+                self.low,
+                self.high,
+                value,
+            )
         )
         # Halved first: the span of two huge floats of opposite sign is infinite.
         return VIEW * (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else VIEW / 2
@@ -120,7 +124,13 @@ def value_scale(values: Sequence[float], *, log: bool = False) -> Scale:
 
 
 def line_chart(
-    curves: Sequence[Curve], *, identity: str, title: str, unit: str = "", x_label: str = "step", log_toggle: bool = False
+    curves: Sequence[Curve],
+    *,
+    identity: str,
+    title: str,
+    unit: str = "",
+    x_label: str = "step",
+    log_toggle: bool = False,
 ) -> Markup:
     """A chart of one or more curves over one x axis.
 
@@ -218,9 +228,7 @@ def _plane(curves: Sequence[Curve], x_scale: Scale, y_scale: Scale, label: str, 
         data_curves=json.dumps(data, separators=(",", ":")) if not y_scale.log else None,
         data_bounds=json.dumps(bounds),
     )
-    y_axis = [
-        tag("span", axis_label(y, y_ticks), style=f"top:{short((VIEW - y_scale.at(y)) / 10)}%") for y in y_ticks
-    ]
+    y_axis = [tag("span", axis_label(y, y_ticks), style=f"top:{short((VIEW - y_scale.at(y)) / 10)}%") for y in y_ticks]
     # An invisible copy of the widest label gives the column its width.
     widest = max((axis_label(y, y_ticks) for y in y_ticks), key=len, default="")
     x_axis = [
@@ -250,7 +258,7 @@ def axis_label(value: float, all_ticks: Sequence[float]) -> str:
     if largest < 1e-3 or largest >= 1e15:
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     if largest >= 1e4:
-        return large(value).replace(" ", "")
+        return large(value).replace(" ", "").replace(".0", "")
     return f"{value:.6g}"
 
 

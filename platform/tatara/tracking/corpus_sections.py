@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tatara.tracking.limits import Limits, mappings, number
-from tatara.tracking.markup import Markup, clip, count, figure, join, short, size, tag
+from tatara.tracking.markup import UNKNOWN, Markup, clip, count, figure, join, short, size, tag
 
 
 def funnel(report: Mapping[str, Any]) -> Markup | None:
@@ -46,7 +46,7 @@ def funnel(report: Mapping[str, Any]) -> Markup | None:
 def _quantity(step: Mapping[str, Any], key: str, first: Mapping[str, float | None]) -> Markup:
     value = step.get(key)
     if value is None:
-        return tag("b", "–")
+        return tag("b", UNKNOWN)
     amount, whole = number(value), first[key]
     share = f"{amount / whole:.1%}" if amount is not None and whole else None
     shown = size(value) if key == "bytes" else join(count(value), tag("span", " documents", class_="narrow-only"))
@@ -85,10 +85,12 @@ def drop_reasons(report: Mapping[str, Any]) -> Markup | None:
         tag(
             "tr",
             tag("th", str(row.get("reason", "")), scope="row"),
-            tag("td", tag("i", style=f"width:{short((number(row.get('documents')) or 0) / most * 100)}%"), class_="bar"),
-            tag("td", count(row.get("documents", "–")), class_="number"),
+            tag(
+                "td", tag("i", style=f"width:{short((number(row.get('documents')) or 0) / most * 100)}%"), class_="bar"
+            ),
+            tag("td", count(row.get("documents", UNKNOWN)), class_="number"),
             tag("td", f"{(number(row.get('documents')) or 0) / total:.1%}", class_="number muted"),
-            tag("td", size(row["bytes"]) if row.get("bytes") is not None else "–", class_="number muted"),
+            tag("td", size(row["bytes"]) if row.get("bytes") is not None else UNKNOWN, class_="number muted"),
         )
         for row in reasons[:60]
     ]
@@ -131,9 +133,7 @@ def dropped_samples(value: Any, limits: Limits) -> Markup | None:
     return join(groups)
 
 
-def _sample(
-    sample: Mapping[str, Any], chips: Sequence[str], limits: Limits, *, with_value: bool = False
-) -> Markup:
+def _sample(sample: Mapping[str, Any], chips: Sequence[str], limits: Limits, *, with_value: bool = False) -> Markup:
     value = sample.get("value")
     shown = value if isinstance(value, str) else figure(value)
     return tag(
@@ -146,7 +146,9 @@ def _sample(
                 for chip in chips
                 if sample.get(chip) not in (None, "")
             ],
-            tag("span", "measured ", tag("b", clip(shown, 80)), class_="muted") if with_value and value is not None else None,
+            tag("span", "measured ", tag("b", clip(shown, 80)), class_="muted")
+            if with_value and value is not None
+            else None,
         ),
         tag("p", clip(sample.get("excerpt", ""), limits.excerpt), class_="excerpt", dir="auto"),
         class_="sample",
@@ -177,7 +179,13 @@ def generations(value: Any, limits: Limits) -> Markup | None:
         )
         for sample in samples
     ]
-    key = tag("p", tag("span", "prompt", class_="prompt"), " ", tag("span", "completion", class_="completion"), class_="key-line")
+    key = tag(
+        "p",
+        tag("span", "prompt", class_="prompt"),
+        " ",
+        tag("span", "completion", class_="completion"),
+        class_="key-line",
+    )
     return join(key, _first_and_rest(cards, 8, "generations"))
 
 

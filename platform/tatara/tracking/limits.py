@@ -25,15 +25,15 @@ class Limits:
     """Rows of one table."""
     log: int = 12_000
     """Characters of one stage's log, from its end."""
-    nodes: int = 40
-    """Nodes of the lineage graph."""
+    sources: int = 8
+    """Raw sources of one artifact in the lineage graph; the rest is one box."""
 
 
 LEVELS = (
     Limits(),
-    Limits(points=300, charts=8, samples=12, excerpt=600, config=6_000, value=300, rows=40, log=4_000, nodes=40),
-    Limits(points=100, charts=4, samples=4, excerpt=200, config=1_500, value=120, rows=10, log=1_000, nodes=24),
-    Limits(points=60, charts=2, samples=1, excerpt=80, config=300, value=40, rows=3, log=300, nodes=16),
+    Limits(points=300, charts=8, samples=12, excerpt=600, config=6_000, value=300, rows=40, log=4_000),
+    Limits(points=100, charts=4, samples=4, excerpt=200, config=1_500, value=120, rows=10, log=1_000, sources=4),
+    Limits(points=60, charts=2, samples=1, excerpt=80, config=300, value=40, rows=3, log=300, sources=2),
 )
 """From full to frugal: the first level whose page is small enough is written."""
 

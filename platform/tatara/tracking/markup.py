@@ -5,11 +5,15 @@ import math
 import re
 import time
 from collections.abc import Iterable
-from typing import Any, Union
+from typing import Any
 
 # What XML cannot carry and a reader cannot see, and the lone surrogates that UTF-8 cannot encode.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ud800-\udfff\ufffe\uffff]")
 _VOID = frozenset({"br", "hr", "input", "meta", "link"})
+
+
+UNKNOWN = "\u2013"
+"""What stands where a figure is not known: a dash."""
 
 
 class Markup(str):
@@ -18,7 +22,7 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = Union[str, int, float, None, Iterable["Child"]]
+Child = str | int | float | None | Iterable["Child"]
 
 
 def escape(text: object) -> Markup:
@@ -122,7 +126,7 @@ def large(value: float) -> str:
 def duration(seconds: float | None) -> str:
     """Seconds as 0.4 s, 12 s, 3 min 05 s or 2 h 10 min."""
     if seconds is None or not math.isfinite(seconds):
-        return "–"
+        return UNKNOWN
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -81,7 +81,9 @@ class MetricLog:
             ValueError: A metric is called ``time``, or the log is closed.
         """
         numbers = {name: _number(name, value) for name, value in values.items()}
-        line = json.dumps({"step": int(step), "time": round(time.time(), 3)} | {k: _to_json(v) for k, v in numbers.items()})
+        line = json.dumps(
+            {"step": int(step), "time": round(time.time(), 3)} | {k: _to_json(v) for k, v in numbers.items()}
+        )
         with self._lock:
             if self._closed:
                 raise ValueError(f"the metric log {self.path} is closed")

@@ -82,6 +82,13 @@
     }
   }
 
+  // What a log says last is what matters.
+  for (const details of document.querySelectorAll("#logs details")) {
+    const showEnd = () => { const log = details.querySelector("pre"); log.scrollTop = log.scrollHeight; };
+    details.addEventListener("toggle", showEnd);
+    showEnd();
+  }
+
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const bar = document.querySelector("nav > div");
   const mark = () => {

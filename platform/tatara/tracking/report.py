@@ -82,14 +82,18 @@ def _page(run: RunRecord, limits: Limits) -> str:
         tag("style", style),
     )
     navigation = tag(
-        "nav", tag("div", [tag("a", anchor.capitalize(), href=f"#{anchor}") for anchor, _, _ in parts]), aria_label="Sections"
+        "nav",
+        tag("div", [tag("a", anchor.capitalize(), href=f"#{anchor}") for anchor, _, _ in parts]),
+        aria_label="Sections",
     )
     body = [
         tag("section", tag("h2", name, id=f"{anchor}-heading"), content, id=anchor, aria_labelledby=f"{anchor}-heading")
         for anchor, name, content in parts
     ]
     footer = tag(
-        "footer", f"Written by Tatara {tatara.__version__} on {moment(time.time())}. This file needs no network.", class_="page"
+        "footer",
+        f"Written by Tatara {tatara.__version__} on {moment(time.time())}. This file needs no network.",
+        class_="page",
     )
     content = tag(
         "body",
@@ -171,9 +175,11 @@ def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     steps_done = [stage for stage in run.stages if stage.status in ("done", "skipped")]
     reused = sum(stage.status == "skipped" for stage in run.stages)
     if run.stages:
-        yield "Stages", f"{len(steps_done)} / {len(run.stages)}", f"{reused} reused" if reused else "complete" if len(
-            steps_done
-        ) == len(run.stages) else ""
+        yield (
+            "Stages",
+            f"{len(steps_done)} / {len(run.stages)}",
+            f"{reused} reused" if reused else "complete" if len(steps_done) == len(run.stages) else "",
+        )
 
 
 def _metric(run: RunRecord, name: str, *, series: str | None = None) -> float | None:
@@ -191,25 +197,31 @@ def _metric(run: RunRecord, name: str, *, series: str | None = None) -> float | 
 
 
 def _sections(run: RunRecord, limits: Limits) -> Iterator[Section]:
-    yield "stages", "Time per stage", sections.timeline(run.stages)
+    yield "stages", "Time per stage", sections.timeline(run)
     yield "funnel", "Funnel", _per_stage(run, "funnel", _funnel)
-    yield "documents", "Documents kept", _per_stage(
-        run, "document_samples", lambda value: corpus.document_samples(value, limits)
+    yield (
+        "documents",
+        "Documents kept",
+        _per_stage(run, "document_samples", lambda value: corpus.document_samples(value, limits)),
     )
-    yield "dropped", "Documents dropped", _per_stage(
-        run, "dropped_samples", lambda value: corpus.dropped_samples(value, limits)
+    yield (
+        "dropped",
+        "Documents dropped",
+        _per_stage(run, "dropped_samples", lambda value: corpus.dropped_samples(value, limits)),
     )
     curves = [(stage, drawn) for stage in run.stages if (drawn := sections.charts(stage, limits))]
-    yield "curves", "Curves", [
-        join(tag("h3", stage.name) if len(curves) > 1 else None, drawn) for stage, drawn in curves
-    ]
-    yield "generations", "Generations", _per_stage(
-        run, "generations", lambda value: corpus.generations(value, limits)
+    yield (
+        "curves",
+        "Curves",
+        [join(tag("h3", stage.name) if len(curves) > 1 else None, drawn) for stage, drawn in curves],
     )
-    lineage = fold(lineage_of(run), limits.nodes)
+    yield "generations", "Generations", _per_stage(run, "generations", lambda value: corpus.generations(value, limits))
+    lineage = fold(lineage_of(run), limits.sources)
     yield "lineage", "Lineage", lineage_figure(lineage) if lineage.nodes else None
-    yield "proofs", "Proofs", _per_stage(
-        run, "proof", lambda value: [sections.facts(row, limits) for row in mappings(value)]
+    yield (
+        "proofs",
+        "Proofs",
+        _per_stage(run, "proof", lambda value: [sections.facts(row, limits) for row in mappings(value)]),
     )
     yield "tables", "Tables", [sections.tables(stage, limits) for stage in run.stages if "table" in stage.reports]
     yield "configs", "Configs and figures", [sections.config(stage, limits) for stage in run.stages]

@@ -1,13 +1,15 @@
 """Report sections about the run: its timeline, curves, proofs, tables, configs, environment and logs."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from tatara.tracking.charts import Curve, curve_points, downsample, line_chart
 from tatara.tracking.limits import Limits, mappings, number
 from tatara.tracking.markup import Child, Markup, clip, duration, figure, join, short, size, tag
-from tatara.tracking.record import RunRecord, StageRecord
+from tatara.tracking.record import STAGE_STATUSES, RunRecord, StageRecord
 
 CHARTS = {
     "loss": ("Loss", "nats per token"),
@@ -24,49 +26,61 @@ def status_chip(status: str) -> Markup:
     return tag("span", "reused" if status == "skipped" else status, class_=f"chip chip-{tone}")
 
 
-def timeline(stages: Sequence[StageRecord]) -> Markup | None:
+def timeline(run: RunRecord) -> Markup | None:
     """Time per stage, as bars on a common time axis."""
-    if not stages:
+    if not run.stages:
         return None
-    spans: list[tuple[float, float]] = []
-    known = [stage.started for stage in stages if stage.started is not None and stage.status != "skipped"]
-    origin, clock = min(known, default=0.0), 0.0
-    for stage in stages:
-        seconds = (number(stage.seconds) or 0.0) if stage.status != "skipped" else 0.0
-        start = stage.started - origin if stage.started is not None and stage.status != "skipped" else clock
-        spans.append((start, max(0.0, seconds)))
-        clock = start + max(0.0, seconds)
-    end = max((start + seconds for start, seconds in spans), default=0.0) or 1.0
+    spans = _spans(run.stages, run.finished if run.finished is not None else time.time())
+    end = max(start + seconds for start, seconds in spans) or 1.0
     rows = []
-    for stage, (start, seconds) in zip(stages, spans, strict=True):
+    for stage, (start, seconds) in zip(run.stages, spans, strict=True):
         ran = seconds > 0 or stage.status in ("failed", "running")
-        left = min(100.0, max(0.0, start / end * 100))
-        bar = tag(
-            "i", class_=f"span span-{stage.status}", style=f"left:{short(left)}%;width:{short(max(0.0, seconds / end * 100))}%"
-        )
+        # A bar that starts at the very end would be out of sight.
+        left = min(98.5, max(0.0, start / end * 100))
+        width = min(100.0 - left, seconds / end * 100)
+        status = stage.status if stage.status in STAGE_STATUSES else "done"
+        bar = tag("i", class_=f"span span-{status}", style=f"left:{short(left)}%;width:{short(width)}%")
         rows.append(
             tag(
                 "li",
                 tag("span", stage.name, class_="span-name"),
                 tag("span", bar if ran else tag("i", class_="span-none"), class_="track", aria_hidden="true"),
-                tag("span", duration(stage.seconds) if ran else "", class_="span-time"),
+                tag("span", duration(seconds) if ran else "", class_="span-time"),
                 status_chip(stage.status),
             )
         )
     return tag("ol", rows, class_="timeline")
 
 
+def _spans(stages: Sequence[StageRecord], now: float) -> list[tuple[float, float]]:
+    """Start (from the first stage's) and length of each stage, in seconds; what was skipped takes none."""
+    known = [stage.started for stage in stages if stage.started is not None and stage.status != "skipped"]
+    origin, clock = min(known, default=0.0), 0.0
+    spans = []
+    for stage in stages:
+        start, seconds = clock, 0.0
+        if stage.status != "skipped":
+            seconds = max(0.0, number(stage.seconds) or 0.0)
+            if stage.started is not None:
+                start = stage.started - origin
+                if stage.seconds is None and stage.status == "running":
+                    seconds = max(0.0, now - stage.started)
+        spans.append((start, seconds))
+        clock = start + seconds
+    return spans
+
+
 def charts(stage: StageRecord, limits: Limits) -> Markup | None:
     """A stage's curves: the loss wide, the others side by side."""
-    drawn = []
+    drawn: list[Markup] = []
     for names in list(_chart_groups(stage.series))[: limits.charts]:
         curves, lost = [], 0
         for index, name in enumerate(names):
             points, not_finite = curve_points(stage.series, name)
             lost += not_finite
             if points:
-                label = name.rpartition(".")[2].replace("_", " ") if len(names) > 1 else name
-                label = "training" if label == "loss" else label.replace(" loss", "")
+                last = name.rpartition(".")[2]
+                label = {"loss": "training", "validation_loss": "validation"}.get(last, last.replace("_", " "))
                 style = "b" if "validation" in name or index else "a"
                 curves.append(Curve(label, downsample(points, limits.points), style))
         if not curves:
@@ -116,7 +130,7 @@ def facts(values: Mapping[str, Any], limits: Limits) -> Markup:
             shown = str(value) if name.endswith(("version", "seed", "port")) else figure(value)
         else:
             shown = clip(as_text(value), limits.value)
-        rows.append(tag("div", tag("dt", clip(name, 120)), tag("dd", shown)))
+        rows.append(tag("div", tag("dt", clip(name.replace("_", " "), 120)), tag("dd", shown)))
     return tag("dl", rows, class_="facts")
 
 
@@ -158,12 +172,20 @@ def table(report: Mapping[str, Any], limits: Limits) -> Markup | None:
         )
     more = len(rows) - len(body)
     title = clip(report.get("title", "Table"), 120)
-    head = tag("thead", tag("tr", [tag("th", clip(column, 80), scope="col") for column in columns]))
+    first = next((row for row in rows if isinstance(row, list | tuple | Mapping)), ())
+    sample = [first.get(column) for column in columns] if isinstance(first, Mapping) else list(first)
+    head = tag(
+        "tr",
+        [
+            tag("th", clip(column, 80), scope="col", class_="number" if number(cell) is not None else None)
+            for column, cell in zip_longest(columns, sample[: len(columns)])
+        ],
+    )
     return join(
         tag("h3", title),
         tag(
             "div",
-            tag("table", head, tag("tbody", body), class_="grid-table"),
+            tag("table", tag("thead", head), tag("tbody", body), class_="grid-table"),
             class_="scroll",
             tabindex="0",
             role="group",
@@ -193,7 +215,9 @@ def config(stage: StageRecord, limits: Limits) -> Markup:
         "details",
         tag("summary", tag("span", stage.name), print_of),
         tag("p", "writes ", tag("code", stage.artifact), class_="note") if stage.artifact else None,
-        tag("pre", lines, tabindex="0", aria_label=f"Config of {stage.name}") if lines else tag("p", "No config.", class_="note"),
+        tag("pre", lines, tabindex="0", aria_label=f"Config of {stage.name}")
+        if lines
+        else tag("p", "No config.", class_="note"),
         facts(stage.metrics, limits) if stage.metrics else None,
         class_="group",
     )

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import sys
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -41,7 +41,7 @@ def main() -> int:
 def _open_run(header: dict[str, Any]) -> tuple[Any, str]:
     import wandb
 
-    def start(mode: str) -> Any:
+    def start(mode: Literal["online", "offline"]) -> Any:
         run = wandb.init(
             project=header["project"],
             name=header["name"],

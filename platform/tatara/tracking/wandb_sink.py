@@ -143,7 +143,9 @@ class WandbSink:
         deadline = time.monotonic() + FINISH_SECONDS[self._header["mode"]]
         self._thread.join(timeout=max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._warn(f"it did not finish in time; upload the rest with `wandb sync {self._header['dir']}/wandb/*run-*`")
+            self._warn(
+                f"it did not finish in time; upload the rest with `wandb sync {self._header['dir']}/wandb/*run-*`"
+            )
             self._end_process()
 
     def _warn(self, reason: str) -> None:
@@ -201,14 +203,18 @@ def _start_client(mode: str) -> "subprocess.Popen[bytes]":
     if mode == "offline":
         # Crash reports would be the only thing that still goes to the network.
         environment["WANDB_ERROR_REPORTING"] = "false"
-    # By path and with -P: neither the package nor a module beside the script is imported in its place.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("wandb_client.py"))]
     # A session of its own, so that Ctrl-C reaches the stage alone and the run is still finished.
     return subprocess.Popen(
-        command,
+        client_command(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,
     )
+
+
+def client_command() -> list[str]:
+    """The command line of the client process."""
+    # By path and with -P: neither the package nor a module beside the script is imported in its place.
+    return [sys.executable, "-P", str(Path(__file__).with_name("wandb_client.py"))]

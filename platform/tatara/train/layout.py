@@ -22,7 +22,7 @@ class ModelShape(Protocol):
     @property
     def num_query_groups(self) -> int: ...
     @property
-    def vocab_size(self) -> int: ...
+    def padded_vocab_size(self) -> int: ...
 
 
 class ParallelLayout(Config):
@@ -74,7 +74,7 @@ class ParallelLayout(Config):
         Raises:
             LayoutError: One line that names the layout field and the size it does not divide.
         """
-        for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size", "vocab_size"):
+        for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size", "padded_vocab_size"):
             _divides("tp", self.tp, name, getattr(model, name))
         if self.sequence_parallel and self.tp == 1:
             raise LayoutError("layout.sequence_parallel needs layout.tp > 1: there is nothing to shard with tp=1")
