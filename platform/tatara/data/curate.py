@@ -14,7 +14,7 @@ DEFAULT_CORPUS = "python-docs"
 class PythonDocsConfig(Config):
     """The corpus that is found on every machine: documentation that comes with Python and its packages."""
 
-    max_bytes: int = Field(150_000_000, gt=0)
+    max_bytes: int = Field(default=150_000_000, gt=0)
     """Python source read for docstrings, bytes. Modules are chosen by a hash of their path, so that a smaller cap is
     a subset of a larger one; READMEs, licences and other text files are always read."""
 
@@ -24,7 +24,7 @@ class LengthConfig(Config):
 
     enabled: bool = True
     """Whether the rule runs."""
-    min_characters: int = Field(100, ge=0)
+    min_characters: int = Field(default=100, ge=0)
     """Shortest document kept, characters."""
 
 
@@ -35,9 +35,9 @@ class LanguageConfig(Config):
     """Whether the rule runs."""
     keep: tuple[str, ...] = ("en",)
     """ISO 639-1 codes kept; empty keeps every language."""
-    min_score: float = Field(0.5, ge=0, le=1)
+    min_score: float = Field(default=0.5, ge=0, le=1)
     """Lowest probability of the best label (0.5 in CCNet, Wenzek et al. 2020; 0.65 in FineWeb)."""
-    max_characters: int = Field(1000, gt=0)
+    max_characters: int = Field(default=1000, gt=0)
     """How much of a document is shown to the model, characters."""
 
 
@@ -46,7 +46,7 @@ class C4Config(Config):
 
     enabled: bool = True
     """Whether the rules run."""
-    min_sentences: int = Field(3, ge=0)
+    min_sentences: int = Field(default=3, ge=0)
     """Fewest sentences; the paper says 3, its released code 5."""
     drop_lorem_ipsum: bool = True
     """Drop documents that hold the placeholder text "lorem ipsum"."""
@@ -59,9 +59,9 @@ class GopherQualityConfig(Config):
 
     enabled: bool = True
     """Whether the rules run."""
-    min_words: int = Field(50, ge=0)
+    min_words: int = Field(default=50, ge=0)
     """Fewest words."""
-    max_words: int = Field(100_000, gt=0)
+    max_words: int = Field(default=100_000, gt=0)
     """Most words."""
     min_mean_word_length: float = 3.0
     """Lowest mean word length, characters."""
@@ -75,7 +75,7 @@ class GopherQualityConfig(Config):
     """Largest fraction of lines that end with an ellipsis."""
     min_alphabetic_words: float = 0.8
     """Smallest fraction of words that hold a letter."""
-    min_stop_words: int = Field(2, ge=0, le=8)
+    min_stop_words: int = Field(default=2, ge=0, le=8)
     """How many of the, be, to, of, and, that, have, with must occur."""
 
 
@@ -99,23 +99,21 @@ class GopherRepetitionConfig(Config):
 
 
 class DedupConfig(Config):
-    """Exact and fuzzy deduplication: MinHash with locality-sensitive hashing (Broder 1997; Lee et al. 2022,
-    arXiv:2107.06499).
-    """
+    """Exact and fuzzy deduplication: MinHash with LSH (Broder 1997; Lee et al. 2022, arXiv:2107.06499)."""
 
     exact: bool = True
     """Drop documents whose text, case-folded and with white space collapsed, occurred before."""
     fuzzy: bool = True
     """Drop near-duplicates."""
-    ngram: int = Field(5, ge=1)
+    ngram: int = Field(default=5, ge=1)
     """Words per shingle; a character counts as a word in scripts without word spaces."""
-    bands: int = Field(20, ge=1)
+    bands: int = Field(default=20, ge=1)
     """LSH bands. A pair of Jaccard similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands."""
-    rows: int = Field(6, ge=1)
+    rows: int = Field(default=6, ge=1)
     """Signature components per band."""
-    threshold: float = Field(0.8, gt=0, le=1)
+    threshold: float = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of two documents' shingle sets from which they count as near-duplicates."""
-    margin: float = Field(0.03, ge=0, lt=1)
+    margin: float = Field(default=0.03, ge=0, lt=1)
     """A candidate pair is confirmed when the signatures' agreement is at least threshold - margin. About one standard
     error of the estimate: a larger margin misses fewer pairs and drops more documents that are less alike."""
     seed: int = 1
@@ -151,7 +149,7 @@ class CurateConfig(Config):
     """What text may be encoded in that is not UTF-8; the first is preferred where several are equally plausible."""
     repair: bool = True
     """Repair mojibake, control characters and the like with ftfy."""
-    document_bytes: int = Field(65_536, ge=1024)
+    document_bytes: int = Field(default=65_536, ge=1024)
     """Plain-text files longer than this are cut at paragraph ends into documents of about this size, bytes."""
     length: LengthConfig = LengthConfig()
     """Length rule."""
@@ -165,9 +163,9 @@ class CurateConfig(Config):
     """Gopher repetition rules."""
     dedup: DedupConfig = DedupConfig()
     """Deduplication."""
-    shard_bytes: int = Field(12_000_000, gt=0)
+    shard_bytes: int = Field(default=12_000_000, gt=0)
     """Raw bytes per task and per output file. Fixes where shards begin, whatever the cluster's size."""
-    samples: int = Field(5, ge=0)
+    samples: int = Field(default=5, ge=0)
     """Dropped documents kept per reason, for the report."""
 
     @field_validator("encodings")

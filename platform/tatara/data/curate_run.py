@@ -105,8 +105,8 @@ def _nothing_left(funnel: Funnel, config: CurateConfig) -> str:
     elif sample.get("limit") is not None:
         example = f" (for example {sample['value']:.3g} against {sample['limit']:.3g})"
     return (
-        f"corpus {config.corpus}: nothing is left of {funnel.documents:,} documents; {reason} dropped {count:,}{example}: "
-        f"relax --{reason}, or turn the rule off with --{reason.split('.')[0]}.enabled false"
+        f"corpus {config.corpus}: nothing is left of {funnel.documents:,} documents; {reason} dropped "
+        f"{count:,}{example}: relax --{reason}, or turn the rule off with --{reason.split('.')[0]}.enabled false"
     )
 
 

@@ -39,7 +39,7 @@ _BATCH_CHARACTERS = 16_000_000
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The files that a shard leaves in the work directory; the summary is written last and says the others are whole."""
+    """What a shard leaves in the work directory; the summary is written last and says that the others are whole."""
 
     work: Path
     name: str

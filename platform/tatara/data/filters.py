@@ -158,7 +158,7 @@ def top_ngram_characters(words: Sequence[str], n: int) -> int:
     if len(words) < n:
         return 0
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    gram, count = counts.most_common(1)[0]
+    count = max(counts.values())
     if count < 2:
         return 0
     top = max((gram for gram, occurs in counts.items() if occurs == count), key=lambda item: sum(map(len, item)))

@@ -1,8 +1,8 @@
 """Megatron's indexed token files, written without importing Megatron or torch.
 
-The format of ``megatron/core/datasets/indexed_dataset.py``: ``.bin`` is the tokens of all sequences one after the other;
-``.idx`` is a header, then each sequence's length (int32, tokens) and start (int64, bytes) and, for each document, its
-first sequence. Here every document is one sequence.
+The format of ``megatron/core/datasets/indexed_dataset.py``: ``.bin`` is the tokens of all sequences one after the
+other; ``.idx`` is a header, then each sequence's length (int32, tokens) and start (int64, bytes) and, for each
+document, its first sequence. Here every document is one sequence.
 """
 
 import struct

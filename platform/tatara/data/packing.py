@@ -1,8 +1,8 @@
 """Best-fit packing of documents into sequences: pure arithmetic on lengths.
 
-A segment ``(document, offset, length)`` is a run of ``length`` tokens that trains ``length - 1`` input and target pairs;
-a bin holds segments with at most ``sequence_length`` pairs. A document with more pairs than that is cut into chunks that
-overlap by one token, so that every token but a document's first is a target exactly once.
+A segment ``(document, offset, length)`` is a run of ``length`` tokens that trains ``length - 1`` input and target
+pairs; a bin holds segments with at most ``sequence_length`` pairs. A document with more pairs than that is cut into
+chunks that overlap by one token, so that every token but a document's first is a target exactly once.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from typing import Any
 
 from tatara import storage
 from tatara.data import docstrings
@@ -145,16 +145,17 @@ def _split_parquet(file: RawFile, shard_bytes: int) -> Iterator[RawFile]:
     yield replace(file, size=filled, start=start, end=len(sizes))
 
 
-def _open(file: RawFile) -> IO[bytes]:
+def _open(file: RawFile) -> Any:
+    """A binary file object over a file's decompressed content."""
     fs, path = storage.filesystem(file.url)
     raw = fs.open(path, "rb")
     if file.compression == "gzip":
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+        return gzip.GzipFile(fileobj=raw)
     if file.compression == "zstd":
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
-    return raw  # type: ignore[no-any-return]
+    return raw
 
 
 def _read_jsonl(file: RawFile, config: CurateConfig) -> Iterator[Document | Quarantined]:

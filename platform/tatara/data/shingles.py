@@ -11,7 +11,7 @@ _BASE = 0x9E3779B97F4A7C15
 _BASE_INVERSE = pow(_BASE, -1, 1 << 64)
 _GRAM_BASE = 0xD6E8FEB86659FD93
 # Scripts without spaces between words: each character counts as a word.
-_UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")  # fmt: skip
+_UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 # ASCII that is neither letter nor digit separates words; bytes of other characters belong to them.
 _SEPARATE = bytes(code if code >= 128 or chr(code).isalnum() else 32 for code in range(256))
 

