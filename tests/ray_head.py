@@ -22,7 +22,8 @@ import requests
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
-# The identity that Ray's fake node provider expects of its head.
+# The identity and node type that Ray's fake node provider expects of its head.
+FAKE_HEAD_TYPE = "ray.head.default"
 FAKE_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
 
@@ -152,9 +153,9 @@ def _write_autoscaler(temp: Path, address: str, node_types: Mapping[str, Any]) -
             "type": "external", "module": provider, "gcs_address": address,
             "launch_multiple": True, "head_node_id": FAKE_HEAD_ID,
         },
-        "head_node_type": "head",
+        "head_node_type": FAKE_HEAD_TYPE,
         "available_node_types": {
-            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            FAKE_HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             **{name: {"node_config": {}, "min_workers": 0, **kind} for name, kind in node_types.items()},
         },
         "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,

@@ -21,7 +21,9 @@ from tatara.errors import ArtifactError, ConfigError, MissingExtraError
 from tatara.progress import Progress, duration, size
 
 RECORD = "_stage"
-"""Payload directory with what the framework recorded: ``metrics.jsonl`` and ``report.json``."""
+"""Payload directory with what the framework recorded: the metric series and ``report.json``."""
+METRICS = "metrics.jsonl"
+"""Name of the metric series, in the work directory while the stage runs, then in the payload."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ class OpenAttempt:
         record = run.output.path / RECORD
         record.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            shutil.copyfile(run.work / "metrics.jsonl", record / "metrics.jsonl")
+            shutil.copyfile(run.work / METRICS, record / METRICS)
         (record / "report.json").write_text(json.dumps(run.reports, ensure_ascii=False), encoding="utf-8")
         self.artifact = run.output.commit(summary, time.monotonic() - self.started)
         shutil.rmtree(run.work, ignore_errors=True)
@@ -330,7 +332,7 @@ def attempt(job: Job, found: Plan, inputs: Mapping[str, Artifact], shown: Progre
 
     started = time.monotonic()
     store = Store(job.root)
-    work = work_directory(job.root) / f"{job.stage.name}-{job.name}-{found.fingerprint[:16]}"
+    work = work_path(job, found.fingerprint)
     try:
         lock = storage.exclusive_lock(work.with_name(f"{work.name}.lock"))
         with lock:
@@ -348,7 +350,7 @@ def attempt(job: Job, found: Plan, inputs: Mapping[str, Artifact], shown: Progre
                 sources=_sources_entry(found.sources),
                 code_version=code_version(),
                 command=list(sys.argv),
-                environment=environment(),
+                environment=environment(Path(__file__).resolve().parent),
             )
             output = store.begin(draft)
             storage.make_directory(str(work))
@@ -358,7 +360,7 @@ def attempt(job: Job, found: Plan, inputs: Mapping[str, Artifact], shown: Progre
             # Runs of Weights & Biases outlive the work directory, so that offline ones can be synchronised later.
             os.environ.setdefault("WANDB_DIR", str(work_directory(job.root).parent))
             run_name = f"{job.name}/{job.stage.name}"
-            tracker = MetricLog(work / "metrics.jsonl", project="tatara", run_name=run_name, config=draft.config)
+            tracker = MetricLog(work / METRICS, project="tatara", run_name=run_name, config=draft.config)
             run = StageRun(job.stage, job.name, inputs, output, work, shown, tracker)
             opened = OpenAttempt(run, started)
             try:
@@ -393,6 +395,11 @@ def standalone(
     found = plan(job, {key: item.fingerprint for key, item in inputs.items()})
     with attempt(job, found, inputs, Progress(stage.name)) as opened:
         yield opened
+
+
+def work_path(job: Job, fingerprint: str) -> Path:
+    """Where the partial results of one computation live: the same for every try at it."""
+    return work_directory(job.root) / f"{job.stage.name}-{job.name}-{fingerprint[:16]}"
 
 
 def work_directory(root: str) -> Path:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from tatara.errors import MissingExtraError, StorageError
 
 _CHUNK = 1 << 20
@@ -68,6 +66,8 @@ def filesystem(url: str) -> tuple[Any, str]:
         MissingExtraError: The driver of this kind of URL is not installed.
         StorageError: The scheme is unknown.
     """
+    import fsspec  # Here, because it brings asyncio: `tatara --help` must not wait for that.
+
     url = absolute(url)
     scheme = "file" if is_local(url) else url.split("://", 1)[0]
     path = url if scheme in {"file", "http", "https"} else url.split("://", 1)[1]

@@ -1,15 +1,13 @@
 """Pretraining throughput: Megatron-core over gloo, two data-parallel ranks of one thread, against a plain loop.
 
-The peer is transformers' LlamaForCausalLM with torch's AdamW in one process of two threads. Both train the same model
-on the same batches in the same type, from the same weights, with gradient clipping; runs alternate, and the medians of
-their steps are compared.
+The peer is transformers' LlamaForCausalLM with torch's AdamW in one process of two threads. Both train the same
+architecture on the same batches in the same type, with gradient clipping; runs alternate, and the medians of their
+steps are compared. On a busy machine read the CPU time.
 
     python tests/benchmarks/bench_pretrain.py [--packed] [--dtype bfloat16] [--sequence 512] [--rows 8] ...
 """
 
 import argparse
-import contextlib
-import json
 import multiprocessing
 import os
 import statistics
@@ -17,9 +15,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,29 +26,38 @@ RANKS = 2
 
 
 class Clock:
-    """Seconds spent under each name."""
+    """Seconds spent in functions, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with the time it takes added up."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return call
 
 
 def batches(options: argparse.Namespace, step: int) -> dict[str, Any]:
     """One global batch of random tokens; documents of about a third of the sequence where rows are packed."""
-    import torch
+    import numpy as np
 
-    generator = torch.Generator().manual_seed(step)
-    tokens = torch.randint(0, options.vocabulary, (options.rows, options.sequence + 1), generator=generator)
-    ids = torch.zeros(options.rows, options.sequence, dtype=torch.long)
+    generator = np.random.default_rng(step)
+    tokens = generator.integers(0, options.vocabulary, (options.rows, options.sequence + 1))
+    ids = np.zeros((options.rows, options.sequence), dtype=np.int64)
     if options.packed:
-        ends = torch.rand(options.rows, options.sequence, generator=generator) < 3.0 / options.sequence
-        ids = ends.long().cumsum(1)
-    return {"tokens": tokens[:, :-1].contiguous(), "targets": tokens[:, 1:].contiguous(), "document_ids": ids}
+        ids = (generator.random(ids.shape) < 3.0 / options.sequence).cumsum(1)
+    return {
+        "tokens": np.ascontiguousarray(tokens[:, :-1]),
+        "targets": np.ascontiguousarray(tokens[:, 1:]),
+        "document_ids": ids,
+    }
 
 
 def model_spec(options: argparse.Namespace) -> Any:
@@ -68,91 +74,42 @@ def model_spec(options: argparse.Namespace) -> Any:
 
 
 def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callable[[int], float], Clock]:
-    """A step of Megatron: local spec, DistributedDataParallel, distributed optimizer, pipeline schedule."""
+    """A step of the trainer's engine on one of two data-parallel ranks."""
+    import numpy as np
     import torch
     import torch.distributed as dist
 
-    from tatara.train import cpu_adapter
+    from tatara.model.megatron import unwrap
+    from tatara.train.batches import Batch
+    from tatara.train.engine import Engine
+    from tatara.train.layout import ParallelLayout
+    from tatara.train.optimizer import AdamSettings
 
     torch.set_num_threads(1)
-    cpu_adapter.install()
-    from megatron.core import parallel_state, tensor_parallel
-    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-    from megatron.core.pipeline_parallel import get_forward_backward_func
-
-    from tatara.model.attention import document_mask
-    from tatara.model.megatron import build_model, transformer_config
-
     dist.init_process_group("gloo", init_method=f"file://{directory}/init", rank=rank, world_size=RANKS)
-    parallel_state.initialize_model_parallel(1, 1)
-    tensor_parallel.model_parallel_cuda_manual_seed(1)
-    spec = model_spec(options)
-    sizes = SimpleNamespace(tp=1, pp=1, cp=1, virtual_stages=1, sequence_parallel=False)
-    config = transformer_config(spec, sizes)
-    wrapping = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-    model = [DistributedDataParallel(config, wrapping, build_model(spec, config)[0])]
-    dtype = getattr(torch, spec.dtype)
-    optimizer = get_megatron_optimizer(
-        OptimizerConfig(
-            optimizer="adam",
-            lr=1e-3,
-            weight_decay=0.1,
-            clip_grad=1.0,
-            bf16=dtype is torch.bfloat16,
-            params_dtype=dtype,
-            use_distributed_optimizer=True,
-        ),
-        model,
+    share = options.rows // RANKS
+    micro = options.micro or share
+    engine = Engine(
+        model_spec(options),
+        ParallelLayout(),
+        AdamSettings(weight_decay=0.1, clip_norm=1.0),
+        sequence_length=options.sequence,
+        micro_batch_size=micro,
     )
-    config.grad_scale_func = optimizer.scale_loss
-    config.no_sync_func = model[0].no_sync
     clock = Clock()
-    finalize = config.finalize_model_grads_func
-
-    def timed_finalize(*args: Any, **kwargs: Any) -> None:
-        with clock("gradient reduction"):
-            finalize(*args, **kwargs)
-
-    config.finalize_model_grads_func = timed_finalize
-    micro = options.micro or options.rows // RANKS
-    positions = torch.arange(options.sequence)[None].expand(micro, -1)
-
-    def forward(iterator: Any, part: Any) -> Any:
-        with clock("batch and mask"):
-            batch = next(iterator)
-            mask = document_mask(batch["document_ids"], dtype=dtype)
-
-        def loss(losses: Any) -> Any:
-            total = losses.float().sum()
-            return total, torch.tensor(losses.numel(), dtype=torch.int), {"sum": total.detach()}
-
-        with clock("forward"):
-            return part(batch["tokens"], positions, mask, labels=batch["targets"]), loss
+    (chunk,) = engine.chunks
+    chunk.forward = clock.timed("forward", chunk.forward)
+    config = unwrap(chunk).config
+    config.finalize_model_grads_func = clock.timed("gradient reduction", config.finalize_model_grads_func)
+    engine.optimizer.step = clock.timed("optimizer", engine.optimizer.step)
 
     def step(number: int) -> float:
-        rows = batches(options, number)
-        mine = [
-            {name: value[row : row + micro] for name, value in rows.items()}
-            for row in range(rank * options.rows // RANKS, (rank + 1) * options.rows // RANKS, micro)
-        ]
-        model[0].zero_grad_buffer()
-        optimizer.zero_grad()
-        with clock("forward and backward and reduction"):
-            reduced = get_forward_backward_func()(
-                forward_step_func=forward,
-                data_iterator=iter(mine),
-                model=model,
-                num_microbatches=len(mine),
-                seq_length=options.sequence,
-                micro_batch_size=micro,
-                forward_only=False,
-            )
-        with clock("optimizer"):
-            optimizer.step()
-        total = sum(part["sum"] for part in reduced)
-        dist.all_reduce(total)
-        return float(total) / (options.rows * options.sequence)
+        arrays = batches(options, number)
+        mine = {name: array[rank * share : (rank + 1) * share] for name, array in arrays.items()}
+        positions = np.broadcast_to(np.arange(options.sequence), mine["tokens"].shape).copy()
+        weights = np.ones(positions.shape, dtype=np.float32)
+        batch = Batch(**mine, position_ids=positions, loss_weights=weights)
+        return engine.train_step(batch.split(micro), learning_rate=1e-3).loss
 
     return step, clock
 
@@ -166,36 +123,39 @@ def peer(options: argparse.Namespace) -> tuple[Callable[[int], float], Clock]:
 
     torch.set_num_threads(RANKS)
     spec = model_spec(options)
-    dtype = getattr(torch, spec.dtype)
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(spec))).to(dtype)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(spec)))
+    model = model.to(getattr(torch, spec.dtype))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     clock = Clock()
     micro = options.micro * RANKS if options.micro else options.rows
+    total = options.rows * options.sequence
+
+    def forward(rows: dict[str, Any]) -> Any:
+        mask = None
+        if options.packed:
+            same = rows["document_ids"][:, :, None] == rows["document_ids"][:, None, :]
+            mask = (same & torch.ones_like(same[0]).tril())[:, None]
+        logits = model(rows["tokens"], attention_mask=mask, use_cache=False).logits
+        losses = logits.flatten(0, 1).float(), rows["targets"].flatten()
+        return torch.nn.functional.cross_entropy(*losses, reduction="sum") / total
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    forward, update = clock.timed("forward", forward), clock.timed("optimizer", update)
 
     def step(number: int) -> float:
-        rows = batches(options, number)
-        optimizer.zero_grad()
-        total = 0.0
+        arrays = {name: torch.from_numpy(array) for name, array in batches(options, number).items()}
+        summed = 0.0
         for row in range(0, options.rows, micro):
-            with clock("batch and mask"):
-                part = {name: value[row : row + micro] for name, value in rows.items()}
-                mask = None
-                if options.packed:
-                    same = part["document_ids"][:, :, None] == part["document_ids"][:, None, :]
-                    mask = (same & torch.ones_like(same[0]).tril())[:, None]
-            with clock("forward"):
-                logits = model(part["tokens"], attention_mask=mask, use_cache=False).logits
-                loss = torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1).float(), part["targets"].flatten(), reduction="sum"
-                ) / (options.rows * options.sequence)
-            with clock("backward"):
-                loss.backward()
-            total += loss.item()
-        with clock("optimizer"):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        return total
+            loss = forward({name: array[row : row + micro] for name, array in arrays.items()})
+            loss.backward()
+            summed += loss.item()
+        update()
+        return summed
 
     return step, clock
 
@@ -208,11 +168,14 @@ def worker(options: argparse.Namespace, name: str, rank: int, directory: str, pi
     while (steps := pipe.recv()) is not None:
         seconds, losses = [], []
         clock.seconds.clear()
+        cpu = time.process_time()
         for number in steps:
             start = time.perf_counter()
             losses.append(step(number))
             seconds.append(time.perf_counter() - start)
-        pipe.send({"seconds": seconds, "losses": losses, "split": dict(clock.seconds)})
+        pipe.send(
+            {"seconds": seconds, "losses": losses, "split": dict(clock.seconds), "cpu": time.process_time() - cpu}
+        )
 
 
 def main() -> None:
@@ -250,7 +213,8 @@ def main() -> None:
             for name, pipes in groups.items():
                 for pipe in pipes:
                     pipe.send(steps)
-                results[name].append(next(iter([pipe.recv() for pipe in pipes])))
+                answers = [pipe.recv() for pipe in pipes]
+                results[name].append(answers[0] | {"cpu": sum(answer["cpu"] for answer in answers)})
         for pipe in (pipe for pipes in groups.values() for pipe in pipes):
             pipe.send(None)
         for process in processes:
@@ -266,26 +230,24 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]
         f"{spec.parameter_count() / 1e6:.2f}M parameters, {options.dtype}, {options.rows} rows of {options.sequence} "
         f"tokens{', packed' if options.packed else ''}; medians of {options.rounds} rounds of {options.steps} steps"
     )
-    speed = {}
+    speed, cpu = {}, {}
     for name, rounds in results.items():
         medians = [statistics.median(run["seconds"]) for run in rounds]
         median = statistics.median(medians)
         speed[name] = tokens / median
-        steps = len(rounds) * options.steps
-        split = {part: sum(run["split"].get(part, 0.0) for run in rounds) / steps for part in rounds[0]["split"]}
-        whole = split.pop("forward and backward and reduction", None)
-        if whole is not None:
-            split["backward"] = whole - split["forward"] - split["batch and mask"] - split["gradient reduction"]
-        parts = ", ".join(f"{part} {seconds * 1e3:.1f}" for part, seconds in split.items())
-        gflops = spec.flops_per_token(options.sequence) * speed[name] / 1e9
+        cpu[name] = statistics.median(run["cpu"] for run in rounds) / options.steps
+        typical = rounds[medians.index(statistics.median_low(medians))]
+        split = {part: seconds / options.steps for part, seconds in typical["split"].items()}
+        split["backward and the rest"] = sum(typical["seconds"]) / options.steps - sum(split.values())
         print(
-            f"{name:>11}: {speed[name]:8.0f} tokens/s, {median * 1e3:6.1f} ms/step "
-            f"({min(medians) * 1e3:.1f}-{max(medians) * 1e3:.1f}), {gflops:.1f} GFLOP/s; ms: {parts}; "
+            f"{name:>11}: {speed[name]:8,.0f} tokens/s, {median * 1e3:6.1f} ms/step (rounds "
+            f"{min(medians) * 1e3:.1f}-{max(medians) * 1e3:.1f}), {cpu[name] * 1e3:6.1f} CPU-ms/step, "
+            f"{spec.flops_per_token(options.sequence) * speed[name] / 1e9:.0f} GFLOP/s, "
             f"loss {rounds[0]['losses'][0]:.3f} -> {rounds[-1]['losses'][-1]:.3f}"
         )
-    ratio = speed["tatara"] / speed["plain loop"]
-    print(f"ratio tatara / plain loop: {ratio:.2f}")
-    print(json.dumps({"ratio": round(ratio, 3), "tokens_per_second": {k: round(v) for k, v in speed.items()}}))
+        print(f"{'':>13}of it ms: " + ", ".join(f"{part} {seconds * 1e3:.1f}" for part, seconds in split.items()))
+    ratios = speed["tatara"] / speed["plain loop"], cpu["plain loop"] / cpu["tatara"]
+    print(f"ratio tatara / plain loop: {ratios[0]:.2f} in tokens per second, {ratios[1]:.2f} in tokens per CPU second")
 
 
 if __name__ == "__main__":

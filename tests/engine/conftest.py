@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from engine.tiny_llama import write_tiny_llama
 
 

@@ -80,7 +80,7 @@ def test_the_engine_process_ends_when_its_parent_is_killed(tiny_llama: Path, tmp
 def test_weights_that_do_not_fit_are_one_line_with_the_cause(tiny_llama: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(tiny_llama, tmp_path / "broken"))
     config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"intermediate_size": 256}))
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_size": 96}))
     started = time.monotonic()
     with engine_process(broken, tmp_path) as (process, said):
         assert process.wait(timeout=30) == 0

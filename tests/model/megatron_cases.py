@@ -5,10 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from tatara.model.attention import context_slice, document_mask
-from tatara.model.megatron import build_model, transformer_config
+from tatara.model.attention import context_slice, document_mask, zigzag_positions
+from tatara.model.megatron import build_model, global_parameters, transformer_config
 from tatara.model.spec import ModelSpec
 
 SEQUENCE = 64
@@ -66,3 +67,53 @@ def token_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         context_slice(batch[name], size, rank).contiguous() for name in ("tokens", "position_ids", "targets")
     )
     return model(tokens, positions, mask, labels=targets)
+
+
+def losses(sizes: Any) -> torch.Tensor:
+    """Losses of the whole batch, put together from the context-parallel ranks."""
+    spec = small_spec()
+    (model,) = chunks(spec, sizes)
+    batch = packed_batch(spec)
+    with torch.no_grad():
+        local = token_losses(model, batch)
+    parts = [torch.empty_like(local) for _ in range(sizes.cp)]
+    dist.all_gather(parts, local.contiguous(), group=parallel_state.get_context_parallel_group())
+    whole = torch.empty(local.shape[0], SEQUENCE)
+    for rank, part in enumerate(parts):
+        whole[:, zigzag_positions(SEQUENCE, sizes.cp, rank)] = part
+    return whole
+
+
+def losses_one_document_at_a_time() -> torch.Tensor:
+    """The same losses, from rows that hold nothing but one document and start at position zero."""
+    spec = small_spec()
+    (model,) = chunks(spec, layout())
+    batch = packed_batch(spec)
+    whole = torch.empty(batch["tokens"].shape)
+    with torch.no_grad():
+        for row, ids in enumerate(batch["document_ids"]):
+            for document in ids.unique():
+                mine = ids == document
+                tokens, targets = batch["tokens"][row, mine][None], batch["targets"][row, mine][None]
+                positions = torch.arange(tokens.shape[1])[None]
+                whole[row, mine] = model(tokens, positions, None, labels=targets.contiguous())[0]
+    return whole
+
+
+def padding() -> tuple[float, float, float]:
+    """Share of the real vocabulary in the softmax, largest share of padding, and gradient of padding rows."""
+    spec = small_spec()
+    (model,) = chunks(spec, layout())
+    batch = packed_batch(spec)
+    shares = model(batch["tokens"], batch["position_ids"], document_mask(batch["document_ids"])).softmax(-1)
+    token_losses(model, batch).sum().backward()
+    gradient = model.output_layer.weight.grad
+    return (
+        float(shares[..., : spec.vocab_size].sum(-1).min()),
+        float(shares[..., spec.vocab_size :].max()),
+        float(gradient[spec.vocab_size :].abs().max()),
+    )
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in global_parameters(chunks(small_spec(), layout(), seed))}

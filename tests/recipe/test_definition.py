@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tatara.errors import ConfigError, RecipeError
-from tatara.recipe import load_recipe, order
+from tatara.recipe.definition import load_recipe, order
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "jobs" / "recipes" / "quickstart.yaml"
 
 
 def page(tmp_path: Path, **stages: object) -> Path:
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"name": "r", "stages": stages}))
+    path.write_text(yaml.safe_dump({"name": "r", "stages": stages}, sort_keys=False))
     return path
 
 

@@ -1,5 +1,6 @@
 """Run records for the report's tests, with the shapes that real stages report."""
 
+import itertools
 import math
 from typing import Any
 
@@ -112,5 +113,5 @@ def full_run(text: str = "An honest document.", steps: int = 600) -> RunRecord:
 def chain(*names: str) -> Lineage:
     return Lineage(
         tuple(LineageNode(name, name, "artifact") for name in names),
-        tuple(LineageEdge(a, b) for a, b in zip(names, names[1:], strict=False)),
+        tuple(LineageEdge(a, b) for a, b in itertools.pairwise(names)),
     )

@@ -27,7 +27,11 @@ def test_it_imports_none_of_what_it_lists() -> None:
     )
     path = str(Path(__file__).parents[2] / "platform")
     done = subprocess.run(
-        [sys.executable, "-c", program], env=dict(os.environ, PYTHONPATH=path), capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env=dict(os.environ, PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"
 

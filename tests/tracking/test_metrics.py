@@ -94,7 +94,7 @@ def test_a_line_of_something_else_is_refused(line: str, tmp_path: Path) -> None:
 
 def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
     with open_log(tmp_path / "m.jsonl") as log:
-        with pytest.raises(TypeError, match="train.loss"):
+        with pytest.raises(TypeError, match=r"train\.loss"):
             log.log(1, **{"train.loss": "low"})  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="time"):
             log.log(1, time=3.0)

@@ -3,6 +3,7 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -89,6 +90,21 @@ def test_nothing_is_started_before_the_first_value(tmp_path: Path) -> None:
     with MetricLog(tmp_path / "m.jsonl", project="p", run_name="r", config={}):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_without_the_package_the_log_goes_on_even_beside_a_directory_of_old_runs(tmp_path: Path) -> None:
+    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    platform = Path(__file__).parents[2] / "platform"
+    program = (
+        f"import sys; sys.path[:0] = ['', {str(platform)!r}]\n"
+        "from tatara.tracking import MetricLog\n"
+        "with MetricLog('out/m.jsonl', project='p', run_name='r', config={}) as log: log.log(1, loss=1.0)"
+    )
+    # -S: nothing that is installed is importable.
+    command = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["m.jsonl"]
 
 
 def test_disabled_writes_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 import tatara
+from tatara import interrupts
 from tatara.cli import inspection, running, stages
 from tatara.errors import TataraError
 
@@ -81,7 +82,7 @@ def call(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {' '.join(str(found).split())}", file=sys.stderr, flush=True)
         return 1
-    except (KeyboardInterrupt, stages.Interrupted):
+    except (KeyboardInterrupt, interrupts.Interrupted):
         print("interrupted: nothing was committed half-way; run the same command again to go on", file=sys.stderr)
         return _INTERRUPTED
     return result if isinstance(result, int) else 0

@@ -33,9 +33,10 @@ def run(
     Any key of a stage's configuration can be given as --STAGE.KEY VALUE, or as --KEY VALUE where one stage alone has
     it: --corpus my.jsonl --layout.tp 2 --serve.port 9000
     """
-    from tatara.recipe import load_recipe, plan_recipe, run_recipe
+    from tatara.recipe.definition import load_recipe
+    from tatara.recipe.execution import run_recipe
     from tatara.recipe.launch import LocalLauncher, RemoteLauncher
-    from tatara.recipe.planning import select
+    from tatara.recipe.planning import plan_recipe, select
 
     loaded = load_recipe(recipe, read_overrides(context.args), root=root, name=name)
     if dry_run:

@@ -10,15 +10,14 @@ import click
 import yaml
 from pydantic import Field
 
-from tatara import cluster, config, interrupts
+from tatara import config, interrupts
 from tatara.config import Config
 from tatara.errors import ConfigError
-from tatara.interrupts import Interrupted
-from tatara.recipe import STAGES, find_stage
+from tatara.recipe.stages import STAGES, find_stage
 from tatara.stage import Job, Stage, execute
 
-__all__ = ["Interrupted", "command", "field_options", "job_from", "names", "overrides_from"]
-
+STANDALONE = "standalone"
+"""Name of an artifact that was given none."""
 _FIELD = "field:"
 
 
@@ -67,9 +66,7 @@ def help_text(stage: Stage) -> str:
 def stage_options(stage: Stage) -> list[click.Parameter]:
     """The options of every stage, then those of its configuration."""
     return [
-        click.Option(
-            ["--config", "file"], metavar="FILE", help="Job file (YAML): name, root, inputs, config."
-        ),
+        click.Option(["--config", "file"], metavar="FILE", help="Job file (YAML): name, root, inputs, config."),
         click.Option(["--job", "literals"], metavar="JSON", hidden=True, help="The same, inline."),
         click.Option(["--name"], help="Name of the artifact to make.  [default: standalone]"),
         click.Option(["--root"], help="Artifact root, a path or URL.  [default: .tatara]"),
@@ -130,7 +127,7 @@ def job_from(stage: Stage, options: Mapping[str, Any]) -> Job:
     return Job(
         stage=stage,
         config=resolved,
-        name=options["name"] or page.name or "standalone",
+        name=options["name"] or page.name or STANDALONE,
         root=options["root"] or page.root or ".tatara",
         inputs=inputs,
         version=options["version"] or page.version,
@@ -139,6 +136,8 @@ def job_from(stage: Stage, options: Mapping[str, Any]) -> Job:
 
 def run_stage(job: Job, address: str | None) -> None:
     """Run a job in this process and leave no Ray process behind."""
+    from tatara import cluster
+
     if parent := os.environ.pop("TATARA_PARENT", None):
         interrupts.die_with_parent(int(parent))
     with interrupts.raised() as rearm:

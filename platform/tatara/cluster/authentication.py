@@ -37,7 +37,7 @@ def attach_settings() -> dict[str, str | None]:
 
 def reload() -> None:
     """Make this process's Ray read the settings again."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -126,7 +126,8 @@ def _never(what: str, bundles: Sequence[Bundle], nodes: Sequence[Node], growth: 
     if not grow:
         grow = "its autoscaler says it cannot add enough" if growth.automatic else "it does not grow"
     return (
-        f"{what} can never start: {reason}. Asked: {describe_bundles(bundles)}. There is: {describe_nodes(nodes)}; {grow}"
+        f"{what} can never start: {reason}. "
+        f"Asked: {describe_bundles(bundles)}. There is: {describe_nodes(nodes)}; {grow}"
     )
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 MARK = "TATARA_PRIVATE_CLUSTER"
@@ -20,13 +21,10 @@ _GRACE_SECONDS = 1.0
 _SWEEP_SECONDS = 15.0
 
 
-def members(directory: str) -> list[int]:
+def members(directory: str, spared: Collection[int] = ()) -> list[int]:
     """Processes of the cluster in a directory; other users' cannot be read and are none."""
-    return [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _belongs(entry, directory)
-    ]
+    processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in spared]
+    return [int(entry.name) for entry in processes if _belongs(entry, directory)]
 
 
 def _belongs(process: Path, directory: str) -> bool:
@@ -45,10 +43,10 @@ def _target(link: Path) -> str:
         return ""  # Closed meanwhile.
 
 
-def sweep(directory: str) -> None:
-    """Kill what is left of a cluster until nothing is, then remove its directory."""
+def sweep(directory: str, owner: int) -> None:
+    """Kill what is left of a cluster, but not its owner, until nothing is; then remove its directory."""
     deadline = time.monotonic() + _SWEEP_SECONDS
-    while (found := members(directory)) and time.monotonic() < deadline:
+    while (found := members(directory, (owner, os.getpid()))) and time.monotonic() < deadline:
         for process in found:
             try:
                 os.kill(process, signal.SIGKILL)
@@ -60,9 +58,10 @@ def sweep(directory: str) -> None:
 
 def main() -> None:
     """Wait for a word that all is well, or for the end of the owner, which closes our standard input."""
+    directory, owner = sys.argv[1:]
     if not sys.stdin.readline():
         time.sleep(_GRACE_SECONDS)
-        sweep(sys.argv[1])
+        sweep(directory, int(owner))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tatara.cluster import authentication
+from tatara.cluster.session import first_line
 from tatara.errors import ClusterError
 
 T = TypeVar("T")
@@ -155,10 +156,10 @@ class JobHandle:
             return call()
         except (requests.exceptions.RequestException, ConnectionError) as error:
             raise ClusterError(
-                f"the cluster at {self.address} no longer answers about job {self.submission_id}: {type(error).__name__}"
+                f"{self.address} no longer answers about job {self.submission_id} ({type(error).__name__})"
             ) from None
         except RuntimeError as error:
-            raise ClusterError(f"job {self.submission_id} at {self.address}: {_first_line(error)}") from None
+            raise ClusterError(f"job {self.submission_id} at {self.address}: {first_line(error)}") from None
 
 
 def submit(
@@ -286,12 +287,12 @@ def _refused(error: Exception, working_dir: str | Path | None, submission_id: st
     text = str(error)
     if "exceeds the maximum size" in text or "413" in text:
         return (
-            f"{working_dir} is too large to send to the cluster ({_first_line(error).rstrip('.')}); largest in it: "
+            f"{working_dir} is too large to send to the cluster ({first_line(error).rstrip('.')}); largest in it: "
             f"{_largest(Path(working_dir or '.'))}: exclude what the job does not need, or send a smaller directory"
         )
     if "already exists" in text:
         return f"there is already a job named {submission_id} at {address}: choose another name"
-    return f"the cluster at {address} did not take the job: {_first_line(error)}"
+    return f"the cluster at {address} did not take the job: {first_line(error)}"
 
 
 def _largest(directory: Path) -> str:
@@ -302,8 +303,3 @@ def _largest(directory: Path) -> str:
             sizes[entry.name] = sum(path.stat().st_size for path in files)
     top = sorted(sizes, key=lambda name: sizes[name], reverse=True)[:3]
     return ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in top)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

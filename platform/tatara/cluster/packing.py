@@ -102,14 +102,19 @@ def describe_growth(node_types: Sequence[NodeType], most_new: int | None = None)
         for kind in node_types
         if kind.more != 0
     ]
-    limit = "" if most_new is None or not parts else f" (at most {most_new} nodes in all)"
+    known = [kind.more for kind in node_types]
+    redundant = all(more is not None for more in known) and sum(more or 0 for more in known) <= (most_new or 0)
+    limit = "" if most_new is None or not parts or redundant else f" (at most {most_new} nodes in all)"
     return (" and ".join(parts) or "nothing more") + limit
 
 
 def _visible(bundle: Bundle) -> list[tuple[str, float]]:
-    """Without what Ray adds to each node (its address as a resource) and zeros; CPU and GPU first."""
-    hidden = ("node:", "object_store_memory", "bundle_group")
-    shown = [(name, value) for name, value in bundle.items() if value and not name.startswith(hidden)]
+    """Without zeros and what Ray adds itself (addresses, placement groups); CPU and GPU first."""
+    shown = [
+        (name, value)
+        for name, value in bundle.items()
+        if value and not name.startswith(("node:", "object_store_memory")) and "_group_" not in name
+    ]
     return sorted(shown, key=lambda item: ({"CPU": 0, "GPU": 1, "memory": 9}.get(item[0], 5), item[0]))
 
 
@@ -142,7 +147,10 @@ def _holds(amounts: Mapping[str, int], shape: _Shape) -> bool:
 
 
 def _shortage(
-    demand: Sequence[_Shape], bins: Sequence[dict[str, int]], types: Sequence[tuple[dict[str, int], int]], most: int | None
+    demand: Sequence[_Shape],
+    bins: Sequence[dict[str, int]],
+    types: Sequence[tuple[dict[str, int], int]],
+    most: int | None,
 ) -> str | None:
     """A resource of which all nodes together have too little."""
     wanted: Counter[str] = Counter()
@@ -167,7 +175,9 @@ class _State:
     most: int
 
     @staticmethod
-    def of(bins: Sequence[dict[str, int]], types: Sequence[tuple[dict[str, int], int]], most: int | None, needed: int) -> "_State":
+    def of(
+        bins: Sequence[dict[str, int]], types: Sequence[tuple[dict[str, int], int]], most: int | None, needed: int
+    ) -> "_State":
         rooms = Counter(tuple(sorted(amounts.items())) for amounts in bins)
         kinds = tuple((tuple(sorted(amounts.items())), min(more, needed)) for amounts, more in types)
         return _State(tuple(sorted(rooms.items())), kinds, needed if most is None else min(most, needed))

@@ -58,7 +58,7 @@ def topics(source: bytes) -> Iterator[tuple[str, str]]:
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
     """Statements right below a node, wherever they hang (body, else, handlers); expressions are not looked into."""
-    for field in ("body", "orelse", "handlers", "finalbody", "cases"):
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
         below = getattr(node, field, None)
         if isinstance(below, list):
             yield from below

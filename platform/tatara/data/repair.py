@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 DAMAGED = "utf-8, damaged"
 _BINARY_SHARE = 0.01
-_DAMAGE_SHARE = 0.1
+_DAMAGE_SHARE = 0.2
 _SAMPLE = 65_536
 _TOUCHED_ASCII = re.compile(r"[^\t\n -~]")
 

@@ -12,7 +12,8 @@ _BASE_INVERSE = pow(_BASE, -1, 1 << 64)
 _GRAM_BASE = 0xD6E8FEB86659FD93
 # Scripts without spaces between words: each character counts as a word.
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
-# ASCII that is neither letter nor digit separates words; bytes of other characters belong to them.
+_NO_WORD = re.compile(r"[\W_]+")
+# ASCII that is neither letter nor digit separates words; of other characters only letters and digits are left by then.
 _SEPARATE = bytes(code if code >= 128 or chr(code).isalnum() else 32 for code in range(256))
 
 
@@ -73,7 +74,7 @@ def _join(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """All texts' bytes with word separators as spaces, and where each text ends."""
     encoded = []
     for text in texts:
-        spaced = text if text.isascii() else _UNSPACED.sub(r" \1 ", text)
+        spaced = text if text.isascii() else _UNSPACED.sub(r" \1 ", _NO_WORD.sub(" ", text))
         encoded.append(spaced.encode("utf-8", errors="replace").translate(_SEPARATE) + b" ")
     ends = np.cumsum([len(item) for item in encoded], dtype=np.int64) if encoded else np.zeros(0, np.int64)
     return np.frombuffer(b"".join(encoded), np.uint8), ends

@@ -13,7 +13,7 @@ from tatara.artifact import Artifact, Store
 from tatara.errors import StorageError
 from tatara.recipe.definition import Recipe
 from tatara.recipe.planning import PlannedStage
-from tatara.stage import RECORD
+from tatara.stage import METRICS, RECORD, work_path
 from tatara.tracking import (
     Lineage,
     LineageEdge,
@@ -93,17 +93,20 @@ def _stage_record(item: PlannedStage, outcome: StageOutcome) -> StageRecord:
         fingerprint=item.plan.fingerprint,
         config=item.item.config.dump(),
         metrics=made.metrics if made else {},
-        series=_read_series(made),
+        series=_read_series(item, made),
         reports=_read_reports(made),
         inputs=tuple(item.job.inputs.values()),
         log_tail=outcome.log_tail,
     )
 
 
-def _read_series(made: Artifact | None) -> list[dict[str, Any]]:
-    if made is None or not made.files(f"{RECORD}/metrics.jsonl"):
-        return []
-    return read_metrics(made.local(f"{RECORD}/metrics.jsonl"))
+def _read_series(item: PlannedStage, made: Artifact | None) -> list[dict[str, Any]]:
+    """The metric series of the artifact or, of a stage that did not get that far, of its partial result."""
+    if made is None:
+        partial = work_path(item.job, item.plan.fingerprint) / METRICS
+        return read_metrics(partial) if partial.exists() else []
+    recorded = f"{RECORD}/{METRICS}"
+    return read_metrics(made.local(recorded)) if made.files(recorded) else []
 
 
 def _read_reports(made: Artifact | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ STAGES = {
     "tokenize": "tatara.data.tokenize",
     "pretrain": "tatara.train.pretrain",
     "export": "tatara.train.export",
-    "serve": "tatara.serve.serve",
+    "serve": "tatara.serve.config",
 }
 """Stage name to the module whose ``STAGE`` describes it; none of them imports anything heavy."""
 

@@ -40,7 +40,9 @@ async def openai_app(engine: Engine) -> FastAPI:
 
 async def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
     """400 with the parameters that are wrong and why (vLLM's own answer is a dump of pydantic's error list)."""
-    problems = _by_parameter(error.errors())
+    # vLLM raises the same error for a wrong content type, with bare strings in place of pydantic's problems.
+    found = [{"type": "refused", "loc": (), "msg": item} if isinstance(item, str) else item for item in error.errors()]
+    problems = _by_parameter(found)
     message = "; ".join(_describe(problem) for problem in problems[:MAX_PROBLEMS])
     if len(problems) > MAX_PROBLEMS:
         message += f"; and {len(problems) - MAX_PROBLEMS} more"

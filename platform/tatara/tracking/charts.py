@@ -13,6 +13,12 @@ VIEW = 1000.0
 """The plot's own units, both ways; the browser stretches them, so labels and markers are HTML on top."""
 
 
+LARGEST = 1e300
+"""Values beyond count as not finite: the arithmetic of an axis around them would overflow."""
+LOG_RANGE = (1e-30, 1e30)
+"""Where a logarithmic axis is offered."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """One line of a chart."""
@@ -34,7 +40,7 @@ def curve_points(series: Iterable[Mapping[str, Any]], name: str) -> tuple[list[P
         value, step = row.get(name), row.get("step")
         if isinstance(value, int | float) and isinstance(step, int | float):
             by_step[float(step)] = float(value)
-    finite = sorted((step, value) for step, value in by_step.items() if math.isfinite(value))
+    finite = sorted((step, value) for step, value in by_step.items() if abs(value) <= LARGEST)
     return finite, len(by_step) - len(finite)
 
 
@@ -63,12 +69,10 @@ def downsample(points: Sequence[Point], limit: int = 800) -> list[Point]:
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers within ``[low, high]``, about ``wanted`` of them, spaced 1, 2, 2.5 or 5 times a power of ten."""
     span = high - low
-    if not (math.isfinite(span) and span > 0):
+    raw = span / wanted
+    if raw < 1e-300:  # Nothing to divide: one value, or a span below what a float resolves.
         return [low]
-    raw = span / max(1, wanted)
     power = 10.0 ** math.floor(math.log10(raw))
-    if not 0 < power < math.inf:
-        return [low]
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     if last - first > 4 * wanted:  # The span is below the precision of the numbers.
@@ -98,17 +102,10 @@ class Scale:
 
     def at(self, value: float) -> float:
         """Position of a value in plot units."""
-        low, high, value = (
-            (math.log(x) for x in (self.low, self.high, value))
-            if self.log
-            else (
-                self.low,
-                self.high,
-                value,
-            )
-        )
-        # Halved first: the span of two huge floats of opposite sign is infinite.
-        return VIEW * (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else VIEW / 2
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return VIEW * (value - low) / (high - low) if high > low else VIEW / 2
 
 
 def value_scale(values: Sequence[float], *, log: bool = False) -> Scale:
@@ -119,7 +116,7 @@ def value_scale(values: Sequence[float], *, log: bool = False) -> Scale:
         return Scale(low / room, high * room, log=True)
     if low >= 0 and low < 0.3 * high:
         return Scale(0.0, high * 1.06)
-    room = (high / 2 - low / 2) * 0.12 or abs(high) * 0.05 or 1.0
+    room = (high - low) * 0.12 or abs(high) * 0.05 or 1.0
     return Scale(low - room, high + room)
 
 
@@ -146,7 +143,7 @@ def line_chart(
     steps = [x for curve in curves for x, _ in curve.points]
     x_scale = Scale(min(steps), max(steps))
     linear = value_scale(values)
-    toggle = log_toggle and min(values) > 0 and max(values) > min(values)
+    toggle = log_toggle and LOG_RANGE[0] < min(values) < max(values) < LOG_RANGE[1]
     label = describe(title, unit, curves)
     planes = [_plane(curves, x_scale, linear, label, x_label)]
     if toggle:

@@ -25,7 +25,7 @@ def funnel(report: Mapping[str, Any]) -> Markup | None:
         rows.append(
             tag(
                 "li",
-                tag("span", str(step.get("name", "")), class_="step-name"),
+                tag("span", clip(step.get("name", ""), 80), class_="step-name"),
                 tag("span", _quantity(step, "documents", first), class_="step-documents"),
                 shape,
                 tag("span", _quantity(step, "bytes", first), class_="step-bytes"),
@@ -84,7 +84,7 @@ def drop_reasons(report: Mapping[str, Any]) -> Markup | None:
     rows = [
         tag(
             "tr",
-            tag("th", str(row.get("reason", "")), scope="row"),
+            tag("th", clip(row.get("reason", ""), 80), scope="row"),
             tag(
                 "td", tag("i", style=f"width:{short((number(row.get('documents')) or 0) / most * 100)}%"), class_="bar"
             ),
@@ -126,9 +126,8 @@ def dropped_samples(value: Any, limits: Limits) -> Markup | None:
     groups = []
     for index, (reason, samples) in enumerate(list(by_reason.items())[: limits.rows]):
         cards = [_sample(sample, (), limits, with_value=True) for sample in samples[:each]]
-        summary = tag(
-            "summary", tag("span", reason, class_="chip chip-bad"), tag("span", f"{len(cards)} shown", class_="muted")
-        )
+        chip = tag("span", clip(reason, 80), class_="chip chip-bad")
+        summary = tag("summary", chip, tag("span", f"{len(cards)} shown", class_="muted"))
         groups.append(tag("details", summary, tag("div", cards, class_="cards"), open=index == 0, class_="group"))
     return join(groups)
 

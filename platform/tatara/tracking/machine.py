@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,8 @@ def environment(directory: str | os.PathLike[str] = ".") -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # Here, because it takes a while.
+
     try:
         return version(name)
     except PackageNotFoundError:

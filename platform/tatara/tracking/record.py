@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-STAGE_STATUSES = ("done", "skipped", "failed", "running")
+STAGE_STATUSES = ("done", "skipped", "failed", "interrupted", "running")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class StageRecord:
     kind: str
     """Kind of the artifact it writes, for example ``"checkpoint"``."""
     status: str
-    """``"done"``, ``"skipped"`` (its artifact was already there), ``"failed"`` or ``"running"``."""
+    """``"done"``, ``"skipped"`` (its artifact was already there), ``"failed"``, ``"interrupted"`` or
+    ``"running"``."""
     seconds: float | None = None
     """Wall time; ``None`` where it did not run."""
     started: float | None = None

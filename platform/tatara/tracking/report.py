@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -109,7 +108,7 @@ def _page(run: RunRecord, limits: Limits) -> str:
 
 def _header(run: RunRecord, limits: Limits) -> Markup:
     end = run.finished if run.finished is not None else time.time()
-    failed = next((stage for stage in run.stages if stage.status == "failed"), None)
+    failed = next((stage for stage in run.stages if stage.status in ("failed", "interrupted")), None)
     tiles = [
         tag("div", tag("dt", label), tag("dd", tag("b", value), tag("small", note) if note else None), class_="tile")
         for label, value, note in _figures(run)
@@ -127,7 +126,7 @@ def _header(run: RunRecord, limits: Limits) -> Markup:
         ),
         tag(
             "p",
-            tag("b", f"Stage {failed.name} failed."),
+            tag("b", f"Stage {failed.name} {'failed' if failed.status == 'failed' else 'was interrupted'}."),
             f" {clip(_last_line(failed), limits.value)}",
             class_="failure",
             role="alert",
@@ -183,8 +182,9 @@ def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
 
 
 def _metric(run: RunRecord, name: str, *, series: str | None = None) -> float | None:
-    """A figure of the last stage that has it: from its metrics, else from its series (last or median value)."""
-    for stage in reversed(run.stages):
+    """A figure of the last training stage that has it: from its metrics, else its series (last or median value)."""
+    trained = [stage for stage in run.stages if stage.kind == "checkpoint"]
+    for stage in reversed(trained or run.stages):
         for key, value in sections.flatten(stage.metrics):
             if key.rpartition(".")[2] == name and number(value) is not None:
                 return number(value)
@@ -192,7 +192,7 @@ def _metric(run: RunRecord, name: str, *, series: str | None = None) -> float | 
         for key in sorted(names):
             values = [value for _, value in curve_points(stage.series, key)[0]]
             if values:
-                return values[-1] if series == "last" else statistics.median(values)
+                return values[-1] if series == "last" else sorted(values)[len(values) // 2]
     return None
 
 

@@ -34,7 +34,7 @@ def timeline(run: RunRecord) -> Markup | None:
     end = max(start + seconds for start, seconds in spans) or 1.0
     rows = []
     for stage, (start, seconds) in zip(run.stages, spans, strict=True):
-        ran = seconds > 0 or stage.status in ("failed", "running")
+        ran = seconds > 0 or stage.status in ("failed", "interrupted", "running")
         # A bar that starts at the very end would be out of sight.
         left = min(98.5, max(0.0, start / end * 100))
         width = min(100.0 - left, seconds / end * 100)
@@ -235,7 +235,7 @@ def log(stage: StageRecord, limits: Limits) -> Markup | None:
         "details",
         tag("summary", tag("span", stage.name), status_chip(stage.status)),
         tag("pre", text, tabindex="0", aria_label=f"Log of {stage.name}"),
-        open=stage.status == "failed",
+        open=stage.status in ("failed", "interrupted"),
         class_="group",
     )
 

@@ -92,7 +92,9 @@ def open_sink(
         ConfigError: ``mode`` is unknown.
     """
     resolved = resolve_mode(mode, os.environ)
-    if resolved == "disabled" or find_spec("wandb") is None:
+    specification = find_spec("wandb") if resolved != "disabled" else None
+    # Without an origin it is no package but a directory of runs, `./wandb`, on the path.
+    if specification is None or specification.origin is None:
         return None
     header = {
         "project": project,
@@ -177,7 +179,8 @@ class WandbSink:
     def _watch_start(self) -> None:
         """Read the client's one line of answer; give it up when that line does not come."""
         process = self._process
-        assert process is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdout is not None
         timer = threading.Timer(START_SECONDS, self._give_up_start)
         timer.daemon = True
         timer.start()

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -170,34 +169,39 @@ def _allocate_on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torc
 def _replace_random_state() -> None:
     """One generator: the CPU's."""
     random = importlib.import_module("megatron.core.tensor_parallel.random")
-    _expect_parameters(random._get_cuda_rng_state, "device", "clone", "graph_safe")
-    _expect_parameters(random._set_cuda_rng_state, "new_state", "device", "graph_safe")
-    _replace(random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
-    _replace(random, "_set_cuda_rng_state", lambda new_state, *_, **__: torch.set_rng_state(new_state))
+    _replace(random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state(), "device", "clone", "graph_safe")
+    _replace(
+        random,
+        "_set_cuda_rng_state",
+        lambda new_state, *_, **__: torch.set_rng_state(new_state),
+        *("new_state", "device", "graph_safe"),
+    )
 
 
 def _replace_optimizer_parts() -> None:
     """Let the optimizers accept CPU parameters, and mend loading of the distributed optimizer's state."""
     distributed = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
     mixed = importlib.import_module("megatron.core.optimizer.optimizer")
-    if distributed.HAVE_APEX_OR_TE:
+    if _find(distributed, "HAVE_APEX_OR_TE"):
         raise EngineError("the CPU adapter expects torch's Adam: uninstall apex and transformer-engine, or use a GPU")
 
-    optimizer = distributed.DistributedOptimizer
-    _expect_parameters(optimizer._set_main_param_and_optimizer_states, "self", "model_param", "tensors")
-    _expect_parameters(optimizer.load_state_dict, "self", "state_dict")
-    _expect_parameters(
-        optimizer.sharded_state_dict, "self", "model_sharded_state_dict", "is_loading", "sharding_type", "metadata"
-    )
+    optimizer = _find(distributed, "DistributedOptimizer")
     for owner, name in (
         (optimizer, "__init__"),
-        (mixed.Float16OptimizerWithFloat16Params, "__init__"),
+        (_find(mixed, "Float16OptimizerWithFloat16Params"), "__init__"),
         (mixed, "clip_grad_by_total_norm_fp32"),
     ):
-        _replace(owner, name, _with_cuda_type_names(getattr(owner, name)))
-    _replace(optimizer, "_set_main_param_and_optimizer_states", _set_main_param_and_optimizer_states)
-    _replace(optimizer, "load_state_dict", _load_with_own_steps(optimizer.load_state_dict))
-    _replace(optimizer, "sharded_state_dict", _shard_with_state(optimizer.sharded_state_dict))
+        _replace(owner, name, _with_cuda_type_names(_find(owner, name)))
+    setter = "_set_main_param_and_optimizer_states"
+    _replace(optimizer, setter, _set_main_param_and_optimizer_states, "self", "model_param", "tensors")
+    load, shard = _find(optimizer, "load_state_dict"), _find(optimizer, "sharded_state_dict")
+    _replace(optimizer, "load_state_dict", _load_with_own_steps(load), "self", "state_dict")
+    _replace(
+        optimizer,
+        "sharded_state_dict",
+        _shard_with_state(shard),
+        *("self", "model_sharded_state_dict", "is_loading", "sharding_type", "metadata"),
+    )
 
 
 def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -283,25 +287,31 @@ def _replace_mixture_of_experts_parts() -> None:
         # Megatron tests this name for None but binds it only where Transformer Engine is installed.
         utils.te_general_gemm = None  # type: ignore[attr-defined]
     dispatcher = importlib.import_module("megatron.core.transformer.moe.token_dispatcher")
-    _expect_parameters(dispatcher.maybe_move_tensor_to_cpu, "tensor", "as_numpy", "record_stream")
-    _replace(dispatcher, "maybe_move_tensor_to_cpu", _already_on_cpu)
+    _replace(dispatcher, "maybe_move_tensor_to_cpu", _already_on_cpu, "tensor", "as_numpy", "record_stream")
 
 
 def _already_on_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 
-def _expect_parameters(function: Callable[..., Any], *names: str) -> None:
-    found = tuple(inspect.signature(function).parameters)
-    if found != names:
+def _replace(owner: Any, name: str, value: Any, *parameters: str) -> None:
+    """Rebind a name that must exist and, where parameters are given, be a function that takes exactly these."""
+    original = _find(owner, name)
+    found = tuple(inspect.signature(original).parameters) if parameters else ()
+    if found != parameters:
         raise EngineError(
-            f"the CPU adapter does not know this {function.__module__}.{function.__qualname__}: "
-            f"it takes {', '.join(found)}, not {', '.join(names)}"
+            f"the CPU adapter does not know this {_name(owner)}.{name}: "
+            f"it takes {', '.join(found)}, not {', '.join(parameters)}"
         )
-
-
-def _replace(owner: Any, name: str, value: Any) -> None:
-    if not hasattr(owner, name):
-        where = owner.__name__ if hasattr(owner, "__name__") else sys.intern(str(owner))
-        raise EngineError(f"the CPU adapter replaces {where}.{name}, which this version does not have")
     setattr(owner, name, value)
+
+
+def _find(owner: Any, name: str) -> Any:
+    if not hasattr(owner, name):
+        raise EngineError(f"the CPU adapter replaces {_name(owner)}.{name}, which this version does not have")
+    return getattr(owner, name)
+
+
+def _name(owner: Any) -> str:
+    """A module's or a class's dotted name."""
+    return owner.__name__ if isinstance(owner, ModuleType) else f"{owner.__module__}.{owner.__qualname__}"

@@ -1,8 +1,9 @@
 """One rank of the trainer: Megatron's pipeline schedule, data-parallel wrapper and distributed optimizer."""
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from tatara.train.batches import Batch
 from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
 
-# What makes a checkpoint of the distributed optimizer loadable in every other layout.
-SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+# What makes a checkpoint of the distributed optimizer loadable in every other layout. Megatron adds to the mapping that
+# it is given, so it gets a copy each time.
+SHARDING: Mapping[str, Any] = MappingProxyType(
+    {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+)
 _COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
 
 
@@ -153,11 +157,11 @@ class Engine:
     def sharded_state(self, loading: bool) -> dict[str, Any]:
         """Megatron's sharded state of model and optimizer, to save or to load into."""
         models = {
-            "model" if len(self.chunks) == 1 else f"model{index}": chunk.module.sharded_state_dict(metadata=SHARDING)
+            "model" if len(self.chunks) == 1 else f"model{index}": chunk.module.sharded_state_dict(metadata=dict(SHARDING))
             for index, chunk in enumerate(self.chunks)
         }
         weights = dict(models) if len(self.chunks) > 1 else models["model"]
-        optimizer = self.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=SHARDING)
+        optimizer = self.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=dict(SHARDING))
         return {**models, "optimizer": optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:

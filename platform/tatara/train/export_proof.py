@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from tatara.errors import ArtifactError
 from tatara.model.hf import hf_shapes
@@ -57,6 +58,7 @@ def prove(
     if found != shapes:
         wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
         raise ArtifactError(f"the export is not the model that was trained: {len(wrong)} tensors differ, {wrong[0]}")
+    disable_progress_bar()
     model, loading = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
     )
@@ -97,11 +99,16 @@ def compare(model: Any, batches: list[torch.Tensor], expected: list[torch.Tensor
 
 
 def proof_batches(directory: Path, spec: ModelSpec, wanted: int) -> Iterator[torch.Tensor]:
-    """Random tokens and text, each `[1, sequence]`, about half of the wanted tokens each."""
+    """Random tokens, then text in the exported tokenizer, each about half of the wanted tokens.
+
+    Yields:
+        `[batch, sequence]` token ids, with sequences as long as the model allows.
+    """
     length = min(spec.max_position_embeddings, wanted // 2)
-    yield torch.randint(0, spec.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
+    rows = -(-(wanted // 2) // length)
+    yield torch.randint(0, spec.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
     ids = AutoTokenizer.from_pretrained(directory, local_files_only=True)(TEXT, add_special_tokens=False)["input_ids"]
-    yield torch.tensor([(ids * (length // len(ids) + 1))[:length]])
+    yield torch.tensor((ids * (rows * length // len(ids) + 1))[: rows * length]).view(rows, length)
 
 
 def _sha256(path: Path) -> str:

@@ -216,5 +216,9 @@ def _write_configs(spec: ModelSpec, directory: Path, eos: int | None) -> None:
     GenerationConfig(bos_token_id=eos, eos_token_id=eos, pad_token_id=eos).save_pretrained(directory)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _one_line(error: BaseException) -> str:
+    # torch wraps what went wrong on each rank, with its traceback as text.
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
