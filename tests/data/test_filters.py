@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from tatara.data import filters
@@ -116,19 +114,14 @@ def test_duplicate_ngram_characters_counts_overlapping_repeats_once() -> None:
     assert filters.duplicate_ngram_characters(["a", "b", "c", "d", "e", "f", "g"], 5) == 0
 
 
-@pytest.mark.parametrize(
-    "text", ["a" * 300_000, "!" * 300_000, "\n" * 300_000, ". " * 150_000, ")" * 300_000, "..." * 99_999]
-)
-def test_hostile_texts_take_time_in_proportion_to_their_length(text: str) -> None:
-    def seconds(sample: str) -> float:
-        start = time.process_time()
-        filters.c4(sample, C4Config())
-        filters.gopher_quality(sample, GopherQualityConfig(min_words=0, max_words=10**9))
-        filters.gopher_repetition(sample, GopherRepetitionConfig())
-        return time.process_time() - start
-
-    # Quadratic work would be a hundred times as much for ten times the text; linear is ten.
-    assert seconds(text) < 40 * max(seconds(text[: len(text) // 10]), 0.005)
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("text", ["a", "!", "\n", ". ", ")", "...", ".)", "- ", " \n \n"])
+def test_hostile_texts_end(text: str) -> None:
+    """Work that grows with the square of the length would take hours on these."""
+    sample = text * 1_000_000
+    filters.c4(sample, C4Config())
+    filters.gopher_quality(sample, GopherQualityConfig(min_words=0, max_words=10**9))
+    filters.gopher_repetition(sample, GopherRepetitionConfig())
 
 
 def test_empty_texts_are_no_error() -> None:

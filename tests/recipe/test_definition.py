@@ -105,7 +105,9 @@ def test_a_circle_is_named() -> None:
 @given(st.dictionaries(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=4), max_size=12))
 def test_every_stage_comes_after_what_it_needs(graph: dict[int, list[int]]) -> None:
     # Edges only to smaller numbers: a DAG.
-    needs = {str(key): [str(other) for other in others if other < key and other in graph] for key, others in graph.items()}
+    needs = {
+        str(key): [str(other) for other in others if other < key and other in graph] for key, others in graph.items()
+    }
     ordered = order(needs)
     assert sorted(ordered) == sorted(needs)
     for key, others in needs.items():

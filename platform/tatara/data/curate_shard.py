@@ -89,10 +89,7 @@ def load_summary(files: ShardFiles) -> tuple[Funnel, list[dict[str, Any]]]:
     summary = json.loads(files.summary.read_text(encoding="utf-8"))
     counted = summary["funnel"]
     counted["dropped"] = {reason: tuple(counts) for reason, counts in counted["dropped"].items()}
-    decoded = counted.pop("decoded")
-    funnel = Funnel(**counted)
-    funnel.decoded.update(decoded)
-    return funnel, summary["quarantined"]
+    return Funnel(**counted), summary["quarantined"]
 
 
 def load_keys(files: ShardFiles) -> tuple[Keys, np.ndarray]:
@@ -138,7 +135,7 @@ def _kept(
             size = found.size
             funnel.bytes += size
             if found.encoding != "utf-8":
-                funnel.decoded[found.encoding] += 1
+                funnel.decoded[found.encoding] = funnel.decoded.get(found.encoding, 0) + 1
             row, verdict = judge(found, config)
             if verdict:
                 more = {"limit": verdict.limit, "language": row["language"]}

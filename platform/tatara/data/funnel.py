@@ -1,7 +1,6 @@
 """How many documents and bytes each step kept, and what became of the rest."""
 
 import heapq
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -34,7 +33,7 @@ class Funnel:
     raw_bytes: int = 0
     dropped: dict[str, tuple[int, int]] = field(default_factory=dict)
     repaired: int = 0
-    decoded: Counter[str] = field(default_factory=Counter)
+    decoded: dict[str, int] = field(default_factory=dict)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def drop(self, reason: str, size: int, id: str, value: float | None, text: str, **more: Any) -> None:
@@ -53,7 +52,8 @@ class Funnel:
         self.bytes += other.bytes
         self.raw_bytes += other.raw_bytes
         self.repaired += other.repaired
-        self.decoded.update(other.decoded)
+        for encoding, documents in other.decoded.items():
+            self.decoded[encoding] = self.decoded.get(encoding, 0) + documents
         for reason, (documents, size) in other.dropped.items():
             self.count(reason, documents, size)
         for reason, samples in other.samples.items():

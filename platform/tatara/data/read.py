@@ -197,18 +197,19 @@ def _record(
     record: dict[str, Any], position: str, file: RawFile, config: CurateConfig, encoding: str = "utf-8"
 ) -> Document | None:
     """A document of a record with named fields; None when its text is missing or not a string."""
-    text = record.pop(config.text_column, None)
+    rest = dict(record)
+    text = rest.pop(config.text_column, None)
     if not isinstance(text, str):
         return None
-    own = record.pop(config.id_column, None)
-    url = record.pop("url", None)
+    own = rest.pop(config.id_column, None)
+    url = rest.pop("url", None)
     return Document(
         id=f"{file.source}#{position}" if own is None else str(own),
         # A lone surrogate is legal in JSON and in no encoding.
         text=text.encode("utf-8", errors="replace").decode("utf-8") if not text.isascii() else text,
         source=file.source,
         url=None if url is None else str(url),
-        metadata=record,
+        metadata=rest,
         encoding=encoding,
     )
 
@@ -233,9 +234,8 @@ def _read_parquet(file: RawFile, config: CurateConfig) -> Iterator[Document | Qu
         row = sum(parquet.metadata.row_group(i).num_rows for i in range(file.start))
         for batch in parquet.iter_batches(_PARQUET_BATCH, row_groups=range(file.start, end)):
             for record in batch.to_pylist():
-                keys = dict(record)
                 found = _record(record, str(row), file, config)
-                yield found or Quarantined(file.source, row, _no_text(config, keys), 0)
+                yield found or Quarantined(file.source, row, _no_text(config, record), 0)
                 row += 1
 
 

@@ -24,8 +24,8 @@ def map_shards(
 
     if not items:
         return
-    # One line per data set and a table of operators would bury the stage's own progress.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # One line per data set and a table of operators would bury the stage's own progress; errors are raised anyway.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False

@@ -127,7 +127,8 @@ class RemoteLauncher:
         literals = json.dumps({**job.literals(), "root": storage.absolute(job.root)}, ensure_ascii=True)
         entrypoint = shlex.join(["python", f"jobs/{job.stage.name}.py", *job.stage.arguments, "--job", literals])
         environment = {"TATARA_EVENTS": "1", "PYTHONUNBUFFERED": "1"}
-        for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        # Where the store is travels along; keys do not, since everyone who sees the job sees its environment.
+        for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
             if name in os.environ:
                 environment[name] = os.environ[name]
         handle = cluster.submit(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,9 +123,9 @@ class Rank:
         self._say("validation", **self._history[-1])
 
     def _resume(self) -> None:
-        found = self._newest()
+        found, workers = self._newest(), self._workers()
         if found is None:
-            self._say("started", step=0)
+            self._say("started", step=0, workers=workers)
             return
         from tatara.train import checkpoint_writer
 
@@ -133,7 +134,15 @@ class Rank:
         if self.rank == 0:
             lines = (found.path / "losses.jsonl").read_text(encoding="utf-8").splitlines()
             self._history = [json.loads(line) for line in lines]
-        self._say("resumed", step=self.step)
+        self._say("resumed", step=self.step, workers=workers)
+
+    def _workers(self) -> list[Any]:
+        """Host and process of every rank, for whoever has to look at one."""
+        import torch.distributed as dist
+
+        workers: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(workers, {"rank": self.rank, "host": socket.gethostname(), "pid": os.getpid()})
+        return workers
 
     def _newest(self) -> Any:
         """Rank 0 looks and tells: all ranks must take the same checkpoint."""

@@ -1,0 +1,203 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model.hf_cases import stream
+from model.megatron_cases import layout, small_spec
+from model.ranks import run_ranks
+from tatara.errors import ArtifactError
+from tatara.train.export_proof import proof_batches, prove
+from train import export_cases as cases
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Written by two tensor-parallel ranks."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "payload"
+    run_ranks(2, cases.save_checkpoint, directory, layout(tp=2))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported")
+    (proof,) = run_ranks(1, cases.export, checkpoint, directory)
+    return directory, proof
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    return Path(shutil.copytree(exported[0], tmp_path / "copied"))
+
+
+def test_the_files_hold_the_trained_weights_bit_for_bit(exported):
+    directory, proof = exported
+    written = load_file(directory / "model.safetensors")
+    (trained,) = run_ranks(1, stream, layout())
+    assert written.keys() == trained.keys()
+    assert all(torch.equal(written[name], trained[name]) for name in trained)
+    assert proof["tensors"] == len(trained)
+    assert proof["parameters"] == sum(tensor.numel() for tensor in trained.values())
+    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    assert proof["sha256"] == {"model.safetensors": digest}
+
+
+def test_the_proof_says_what_was_compared(exported):
+    directory, proof = exported
+    assert json.loads((directory / "proof.json").read_text()) == proof
+    assert proof["max_abs_logit_diff"] <= proof["tolerance"] == 1e-4
+    assert proof["tokens_compared"] == 512
+
+
+def test_the_directory_reads_and_writes_text(exported):
+    directory, _ = exported
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    prompt = tokenizer("iron sand", return_tensors="pt")
+    output = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert tokenizer.decode(output[0]).startswith("iron sand")
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.eos_token_id == 0
+
+
+@pytest.mark.parametrize(
+    ("world", "sizes", "changes"),
+    [
+        (2, {"pp": 2, "virtual_stages": 2}, {"dtype": "bfloat16"}),
+        (2, {"pp": 2}, {"tie_word_embeddings": True}),
+        (1, {}, {"num_query_groups": 1, "head_dim": 32}),
+    ],
+    ids=str,
+)
+def test_every_layout_and_architecture_exports(world, sizes, changes, tmp_path):
+    run_ranks(world, cases.save_checkpoint, tmp_path / "payload", layout(**sizes), **changes)
+    (proof,) = run_ranks(1, cases.export, tmp_path / "payload", tmp_path / "out")
+    assert proof["max_abs_logit_diff"] <= 1e-4
+    assert proof["parameters"] == small_spec(**changes).parameter_count()
+    dtypes = {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()}
+    assert dtypes == {getattr(torch, changes.get("dtype", "float32"))}
+
+
+def test_a_large_model_becomes_several_files_with_an_index(checkpoint, exported, tmp_path):
+    (proof,) = run_ranks(1, cases.export, checkpoint, tmp_path, max_shard_size=150_000)
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert len(files) > 2
+    assert sorted(proof["sha256"]) == files
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    whole = load_file(exported[0] / "model.safetensors")
+    assert index.keys() == whole.keys()
+    assert all(torch.equal(load_file(tmp_path / file)[name], whole[name]) for name, file in index.items())
+
+
+def swapped(tensors):
+    key, value = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "kv")
+    return tensors | {key: tensors[value], value: tensors[key]}
+
+
+def nudged(tensors):
+    name = "model.layers.3.mlp.down_proj.weight"
+    return tensors | {name: tensors[name] + 0.001}
+
+
+def poisoned(tensors):
+    return tensors | {"model.norm.weight": tensors["model.norm.weight"] * float("nan")}
+
+
+def lacking(tensors):
+    return {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+
+
+def extended(tensors):
+    return tensors | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(64)}
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (swapped, "does not compute what Megatron does"),
+        (nudged, "does not compute what Megatron does"),
+        (poisoned, "a logit differs by nan"),
+        (lacking, "1 tensors differ, lm_head.weight"),
+        (extended, "1 tensors differ, model.layers.0.self_attn.q_proj.bias"),
+    ],
+)
+def test_a_wrong_export_is_not_proven(tamper, message, copied):
+    spec = small_spec()
+    batches = list(proof_batches(copied, spec, 256))
+    file = copied / "model.safetensors"
+    with torch.inference_mode():
+        model = AutoModelForCausalLM.from_pretrained(copied)
+        expected = [model(batch).logits for batch in batches]
+    assert prove(copied, spec, batches, expected, 1e-4)["max_abs_logit_diff"] == 0.0
+    save_file({k: v.clone() for k, v in tamper(load_file(file)).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=message):
+        prove(copied, spec, batches, expected, 1e-4)
+
+
+def test_a_config_that_reads_the_weights_otherwise_is_not_proven(copied):
+    spec = small_spec()
+    batches = list(proof_batches(copied, spec, 256))
+    with torch.inference_mode():
+        expected = [AutoModelForCausalLM.from_pretrained(copied)(batch).logits for batch in batches]
+    config = json.loads((copied / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 500_000.0
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="does not compute what Megatron does"):
+        prove(copied, spec, batches, expected, 1e-4)
+
+
+def without_description(payload: Path) -> None:
+    (payload / "model.json").unlink()
+
+
+def with_another_depth(payload: Path) -> None:
+    described = json.loads((payload / "model.json").read_text())
+    (payload / "model.json").write_text(json.dumps(described | {"num_layers": 5}))
+
+
+def with_a_wrong_description(payload: Path) -> None:
+    described = json.loads((payload / "model.json").read_text())
+    (payload / "model.json").write_text(json.dumps(described | {"num_query_groups": 3}))
+
+
+def with_a_larger_tokenizer(payload: Path) -> None:
+    shutil.rmtree(payload / "tokenizer")
+    cases.write_tokenizer(payload / "tokenizer", 300)
+    described = json.loads((payload / "model.json").read_text())
+    (payload / "model.json").write_text(json.dumps(described | {"vocab_size": 200}))
+
+
+def without_tokenizer(payload: Path) -> None:
+    shutil.rmtree(payload / "tokenizer")
+
+
+def cut_short(payload: Path) -> None:
+    for file in (payload / "model").glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_description, "model.json is missing: this is not a checkpoint of the pretrain stage"),
+        (with_a_wrong_description, "num_query_groups 3 must divide num_attention_heads 4"),
+        (with_another_depth, "does not hold the model of model.json"),
+        (with_a_larger_tokenizer, "tokens, but the model only 200"),
+        (without_tokenizer, "holds no tokenizer.json"),
+        (cut_short, "does not hold the model of model.json"),
+    ],
+)
+def test_a_checkpoint_that_is_not_one_is_refused_in_one_line(damage, message, checkpoint, tmp_path):
+    payload = Path(shutil.copytree(checkpoint, tmp_path / "payload"))
+    damage(payload)
+    (said,) = run_ranks(1, cases.export, payload, tmp_path / "out")
+    assert said.startswith("ArtifactError: ")
+    assert message in said
+    assert "\n" not in said
+    assert not (tmp_path / "out" / "proof.json").exists()
