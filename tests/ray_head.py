@@ -20,8 +20,10 @@ from typing import Any
 import psutil
 import requests
 
-START_SECONDS = 60.0
-STOP_SECONDS = 40.0
+from tatara.cluster import guardian
+
+START_SECONDS = 120.0
+STOP_SECONDS = 3.0
 # The identity and node type that Ray's fake node provider expects of its head.
 FAKE_HEAD_TYPE = "ray.head.default"
 FAKE_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
@@ -43,30 +45,30 @@ class RayHead:
     def processes(self) -> list[psutil.Process]:
         """Every process of this cluster but the head's own launcher, jobs and workers included."""
         found = {process.pid: process for process in self.process.children(recursive=True)}
-        for process in psutil.process_iter(["cmdline"]):
-            if str(self.temp) in " ".join(process.info["cmdline"] or []):
-                found[process.pid] = process
-        found.pop(self.process.pid, None)
+        for number in guardian.members(str(self.temp), {os.getpid(), self.process.pid, *found}):
+            with suppress(psutil.NoSuchProcess):
+                found[number] = psutil.Process(number)
         return list(found.values())
 
 
 @contextmanager
 def ray_head(
-    num_cpus: int = 2, *, dashboard: bool = True, node_types: Mapping[str, Any] | None = None
+    num_cpus: int = 2, *, dashboard: bool = True, token: bool = True, node_types: Mapping[str, Any] | None = None
 ) -> Iterator[RayHead]:
     """Start a head, put its token into this process's environment, and end everything afterwards.
 
     Args:
         num_cpus: Logical CPUs of the head node.
         dashboard: Whether to start the dashboard, which takes jobs.
+        token: Whether the head asks for a token.
         node_types: ``available_node_types`` of an autoscaler; nodes it adds are processes on this machine.
     """
     temp = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
     port, board, agent, client = _free_ports(4)
-    token = temp / "token"
-    token.touch(0o600)
-    token.write_text(secrets.token_hex(32))
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    secret = temp / "token"
+    secret.touch(0o600)
+    secret.write_text(secrets.token_hex(32))
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(secret)} if token else {"RAY_AUTH_MODE": "disabled"}
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--port={port}", f"--num-cpus={num_cpus}", f"--temp-dir={temp}/r", "--object-store-memory=150000000"),
@@ -95,7 +97,7 @@ def ray_head(
     url = f"http://{host}:{board}" if dashboard else ""
     head = RayHead(f"{host}:{port}", url, access, temp, psutil.Process(launcher.pid))
     try:
-        _wait_until_up(head, port, launcher, log, token.read_text())
+        _wait_until_up(head, port, launcher, log, secret.read_text())
         yield head
     finally:
         for name, value in before.items():
@@ -125,19 +127,17 @@ def _wait_until_up(head: RayHead, port: int, launcher: "subprocess.Popen[bytes]"
 
 
 def _stop(head: RayHead, launcher: "subprocess.Popen[bytes]") -> None:
-    """SIGTERM lets the head end its own processes; what is left of them after that is killed."""
+    """SIGTERM lets the head end its own processes; since it may drain for half a minute, the rest is killed."""
     ours = head.processes()
     launcher.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         launcher.wait(STOP_SECONDS)
-    _, alive = psutil.wait_procs(ours, timeout=5)
-    if launcher.poll() is None:
-        launcher.kill()
-        launcher.wait()
-    for process in alive:
+    for process in {*ours, *(head.processes() if launcher.poll() is None else ())}:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    launcher.kill()
+    launcher.wait()
+    psutil.wait_procs(ours, timeout=10)
 
 
 def _write_autoscaler(temp: Path, address: str, node_types: Mapping[str, Any]) -> Path:

@@ -92,6 +92,7 @@ def test_what_was_planted_is_dropped_for_its_reason(curated: tuple[Artifact, dic
     assert not ids & {"german", "spam", "tiny", "c.txt"}
     stored = pq.read_table(artifact.local("dropped/samples.parquet")).to_pylist()
     assert {row["id"] for row in stored} == set(reasons)
+    assert all(row["kept_id"] for row in stored if row["reason"].startswith("dedup."))
     unreadable = pq.read_table(artifact.local("dropped/unreadable.parquet")).to_pylist()
     assert {row["source"] for row in unreadable} == {"a.jsonl", "cut.parquet"}
 
@@ -132,8 +133,8 @@ def test_the_same_bytes_with_one_worker(
 ) -> None:
     import ray.data
 
-    limits = ray.data.DataContext.get_current().execution_options
-    monkeypatch.setattr(limits.resource_limits, "_cpu", 1.0, raising=False)
+    options = ray.data.DataContext.get_current().execution_options
+    monkeypatch.setattr(options, "resource_limits", ray.data.ExecutionResources.for_limits(cpu=1))
     again, _ = curate(CurateConfig(corpus=str(mess), shard_bytes=100_000), tmp_path)
     assert payload(again) == payload(curated[0])
 

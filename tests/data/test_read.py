@@ -9,6 +9,7 @@ import pytest
 from tatara.data.curate import CurateConfig
 from tatara.data.read import Document, Quarantined, plan_shards, read_file
 from tatara.data.sources import corpus_files
+from tatara.errors import StorageError
 
 BIG = 10**9
 
@@ -171,6 +172,16 @@ def test_a_file_that_vanishes_is_set_aside(tmp_path: Path) -> None:
     (found,) = read_file(file, settings)
     assert isinstance(found, Quarantined)
     assert found.source == "a.txt"
+
+
+def test_a_lost_connection_loses_no_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(file: object) -> None:
+        raise ConnectionResetError("connection reset by peer")
+
+    monkeypatch.setattr("tatara.data.read._open", reset)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(StorageError, match="cannot read .*a.txt: connection reset by peer; run again"):
+        read(tmp_path)
 
 
 def test_shards_depend_on_files_alone(tmp_path: Path) -> None:

@@ -117,3 +117,13 @@ def padding() -> tuple[float, float, float]:
 
 def weights(seed: int) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in global_parameters(chunks(small_spec(), layout(), seed))}
+
+
+def gradients(**overrides: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses of a packed batch and the gradient of every parameter."""
+    spec = small_spec()
+    initialise(layout())
+    (model,) = build_model(spec, transformer_config(spec, layout(), **overrides))
+    losses = token_losses(model, packed_batch(spec))
+    losses.sum().backward()
+    return losses.detach(), {name: parameter.grad for name, parameter in global_parameters([model])}

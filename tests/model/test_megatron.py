@@ -35,6 +35,16 @@ def test_rows_that_pad_the_vocabulary_have_no_share_in_the_softmax():
     assert gradient == 0.0
 
 
+def test_recomputed_activations_see_the_same_documents():
+    recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    losses, plain = run_ranks(1, cases.gradients)[0]
+    again, recomputed = run_ranks(1, cases.gradients, **recompute)[0]
+    assert torch.equal(losses, again)
+    assert plain.keys() == recomputed.keys()
+    assert all((plain[name] - recomputed[name]).abs().max() < 1e-4 for name in plain)
+    assert all(gradient.abs().max() > 0 for gradient in plain.values())
+
+
 def test_the_seed_decides_the_weights():
     first, second = (run_ranks(1, cases.weights, seed)[0] for seed in (0, 1))
     assert all(

@@ -21,13 +21,28 @@ def test_a_port_in_use_is_one_line_before_anything_starts(tiny_llama: Path) -> N
             check_before_start(tiny_llama, ServeConfig(port=port))
 
 
-def test_a_port_that_was_just_left_is_free() -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
+def reusing() -> socket.socket:
+    """A socket as Ray Serve's proxy opens it."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+    return server
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_another_server_of_ours_is_seen_although_both_could_bind(host: str) -> None:
+    with reusing() as server, pytest.raises(EngineError, match="is in use"):
+        check_port_free(host, server.getsockname()[1])
+
+
+def test_a_port_that_our_server_just_left_is_free() -> None:
+    with reusing() as server:
         port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            # The side that closes first, as a server that is stopped does, keeps the connection in TIME_WAIT.
             server.accept()[0].close()
+            assert client.recv(1) == b""
     check_port_free("127.0.0.1", port)
 
 

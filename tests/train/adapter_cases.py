@@ -1,6 +1,7 @@
 """A few steps of bare Megatron training under the CPU adapter, for its tests."""
 
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
-from model.megatron_cases import SEQUENCE, initialise, packed_batch, small_spec
+from model.megatron_cases import SEQUENCE, initialise, layout, packed_batch, small_spec
 from tatara.model.attention import context_slice, document_mask
 from tatara.model.megatron import build_model, transformer_config
 
@@ -157,3 +160,48 @@ def replaced() -> dict[str, Any]:
         "torch itself refuses cuda": refuses,
         "megatron allocates": str(clip_grads.torch.zeros(1, device="cuda").device),
     }
+
+
+def mixture_losses(ep: int) -> torch.Tensor:
+    """Per-token losses and the gradient norm of the routers of a mixture of four experts, two per token."""
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_model import GPTModel
+
+    from tatara.model.attention import DotProductAttention
+    from tatara.model.megatron import RMSNorm
+
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=ep, expert_tensor_parallel_size=1)
+    model_parallel_cuda_manual_seed(1)
+    spec = small_spec(num_layers=2)
+    experts = {
+        "num_moe_experts": 4,
+        "moe_router_topk": 2,
+        "moe_ffn_hidden_size": 64,
+        "moe_router_load_balancing_type": "none",
+        "moe_token_dispatcher_type": "alltoall",
+        "expert_model_parallel_size": ep,
+        "expert_tensor_parallel_size": 1,
+    }
+    layer = get_gpt_layer_local_spec(num_experts=4, normalization="RMSNorm")
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
+    layer.submodules.self_attention.submodules.core_attention = DotProductAttention
+    block = TransformerBlockSubmodules(layer_specs=[layer] * 2, layer_norm=RMSNorm)
+    model = GPTModel(
+        transformer_config(spec, layout(), **experts), block, 512, SEQUENCE, position_embedding_type="rope"
+    )
+    local = 4 // ep
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            head, _, tail = name.partition("local_experts.")
+            if tail:
+                number, _, rest = tail.partition(".")
+                name = f"{head}{int(number) + local * parallel_state.get_expert_model_parallel_rank()}.{rest}"
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + (parameter.dim() == 1))
+    batch = packed_batch(spec)
+    losses = model(
+        batch["tokens"], batch["position_ids"], document_mask(batch["document_ids"]), labels=batch["targets"]
+    )
+    losses.sum().backward()
+    routers = [parameter.grad.norm() for name, parameter in model.named_parameters() if "router" in name]
+    return torch.cat([losses.detach().flatten(), torch.stack(routers)])

@@ -64,6 +64,12 @@ def test_a_checkpoint_continues_in_every_layout(tmp_path):
         assert close(run_ranks(world, cases.load_and_train, layout(**sizes), tmp_path / "checkpoint")[0], expected)
 
 
+def test_experts_on_two_ranks_are_the_experts_of_one():
+    (alone,) = run_ranks(1, cases.mixture_losses, 1)
+    for spread in run_ranks(2, cases.mixture_losses, 2):
+        assert (spread - alone).abs().max() < 1e-3 * alone.abs().max()
+
+
 def test_the_parts_it_replaces(one_rank):
     assert run_ranks(1, cases.replaced)[0] == {
         "installed again": True,

@@ -13,6 +13,7 @@ from model.megatron_cases import layout, small_spec
 from model.ranks import run_ranks
 from tatara.errors import ArtifactError
 from tatara.train.export_proof import proof_batches, prove
+from train import adapter_cases
 from train import export_cases as cases
 
 
@@ -46,6 +47,18 @@ def test_the_files_hold_the_trained_weights_bit_for_bit(exported):
     assert proof["parameters"] == sum(tensor.numel() for tensor in trained.values())
     digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
     assert proof["sha256"] == {"model.safetensors": digest}
+
+
+def test_the_optimizer_in_a_checkpoint_is_left_behind(exported, tmp_path):
+    payload = tmp_path / "payload"
+    payload.mkdir()
+    run_ranks(2, adapter_cases.train_and_save, layout(tp=2), payload / "model")
+    (payload / "model.json").write_text(small_spec().model_dump_json())
+    cases.write_tokenizer(payload / "tokenizer")
+    (proof,) = run_ranks(1, cases.export, payload, tmp_path / "out")
+    assert proof["tensors"] == exported[1]["tensors"]
+    trained, initial = (load_file(place / "model.safetensors") for place in (tmp_path / "out", exported[0]))
+    assert all((trained[name] - initial[name]).abs().max() > 1e-4 for name in initial)
 
 
 def test_the_proof_says_what_was_compared(exported):
@@ -156,21 +169,18 @@ def without_description(payload: Path) -> None:
     (payload / "model.json").unlink()
 
 
-def with_another_depth(payload: Path) -> None:
-    described = json.loads((payload / "model.json").read_text())
-    (payload / "model.json").write_text(json.dumps(described | {"num_layers": 5}))
+def described_with(**changes):
+    def change(payload: Path) -> None:
+        described = json.loads((payload / "model.json").read_text())
+        (payload / "model.json").write_text(json.dumps(described | changes))
 
-
-def with_a_wrong_description(payload: Path) -> None:
-    described = json.loads((payload / "model.json").read_text())
-    (payload / "model.json").write_text(json.dumps(described | {"num_query_groups": 3}))
+    return change
 
 
 def with_a_larger_tokenizer(payload: Path) -> None:
     shutil.rmtree(payload / "tokenizer")
     cases.write_tokenizer(payload / "tokenizer", 300)
-    described = json.loads((payload / "model.json").read_text())
-    (payload / "model.json").write_text(json.dumps(described | {"vocab_size": 200}))
+    described_with(vocab_size=200)(payload)
 
 
 def without_tokenizer(payload: Path) -> None:
@@ -186,8 +196,19 @@ def cut_short(payload: Path) -> None:
     ("damage", "message"),
     [
         (without_description, "model.json is missing: this is not a checkpoint of the pretrain stage"),
-        (with_a_wrong_description, "num_query_groups 3 must divide num_attention_heads 4"),
-        (with_another_depth, "does not hold the model of model.json"),
+        (described_with(num_query_groups=3), "a model: num_query_groups 3 must divide num_attention_heads 4"),
+        (described_with(layers=3), "a model: layers: Extra inputs are not permitted"),
+        (described_with(num_layers=5), "of shape [4, 64], but the model of model.json has [5, 64]"),
+        (described_with(num_layers=3), "of shape [4, 64], but the model of model.json has [3, 64]"),
+        (
+            described_with(vocab_size=700),
+            "embeddings.weight of shape [512, 64], but the model of model.json has [768, 64]",
+        ),
+        (described_with(ffn_hidden_size=64), "linear_fc2.weight of shape [4, 64, 96], but the model of model.json has"),
+        (
+            described_with(tie_word_embeddings=True),
+            "also has output_layer.weight, which the model of model.json does not",
+        ),
         (with_a_larger_tokenizer, "tokens, but the model only 200"),
         (without_tokenizer, "holds no tokenizer.json"),
         (cut_short, "does not hold the model of model.json"),

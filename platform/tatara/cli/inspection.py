@@ -16,6 +16,7 @@ def show(artifact: str, root: str, as_json: bool) -> None:
     """Show an ARTIFACT (kind/name@version, or its directory): manifest, metrics, lineage back to raw files."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
     from rich.tree import Tree
 
     from tatara.artifact import Store
@@ -41,8 +42,8 @@ def show(artifact: str, root: str, as_json: bool) -> None:
         ("command", " ".join(manifest.command)),
         ("payload", f"{len(manifest.files)} files, {size(total)}"),
     ):
-        facts.add_row(label, value)
-    console.print(facts)
+        facts.add_row(label, Text(value, no_wrap=True, overflow="ignore"))
+    console.print(facts, crop=False, no_wrap=True, overflow="ignore")
     for title, values in (("metrics", manifest.metrics), ("config", manifest.config)):
         console.print(f"\n[bold]{title}[/bold]")
         console.print(dump_yaml(values), markup=False)
@@ -52,7 +53,7 @@ def show(artifact: str, root: str, as_json: bool) -> None:
     console.print("\n[bold]lineage[/bold]")
     tree = Tree(found.reference)
     _grow(tree, store.lineage(found))
-    console.print(tree)
+    console.print(tree, crop=False, no_wrap=True, overflow="ignore")
 
 
 def _grow(tree: Any, node: Any) -> None:

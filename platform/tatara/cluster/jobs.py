@@ -1,6 +1,7 @@
 """Submit a command to a running cluster over the Ray Jobs API, follow its log, stop it."""
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -36,6 +37,9 @@ FINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _PROBE_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _GONE_SECONDS = 60.0
+# A connection without news for so long is renewed: a head that vanished from the network closes none.
+_QUIET_SECONDS = 60.0
+_REQUEST_SECONDS = 120.0
 # Ray gives a driver 3 s between SIGTERM and SIGKILL, too few to shut its own cluster or server down.
 _STOP_SECONDS = 15
 # What Ray's client would rather use than the address it is given.
@@ -139,8 +143,8 @@ class JobHandle:
         try:
             while True:
                 try:
-                    yield loop.run_until_complete(anext(pieces))
-                except StopAsyncIteration:
+                    yield loop.run_until_complete(asyncio.wait_for(anext(pieces), _QUIET_SECONDS))
+                except (StopAsyncIteration, TimeoutError):
                     return
                 except (aiohttp.ClientError, OSError, RuntimeError) as error:
                     raise ClusterError(f"lost the log of job {self.submission_id} at {self.address}: {error}") from None
@@ -265,7 +269,10 @@ def _connect(address: str) -> Any:
     for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     with _without(_OVERRIDES):
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
+    # Ray's requests have no limit in time, and no argument for one.
+    client._do_request = functools.partial(client._do_request, timeout=_REQUEST_SECONDS)
+    return client
 
 
 def _headers() -> dict[str, str]:

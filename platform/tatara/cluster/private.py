@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ _TEMP_PREFIX = "tatara-"
 # A Unix socket path holds 107 bytes; Ray appends about 63 for "/session_<date>_<pid>/sockets/plasma_store".
 _LONGEST_TEMP = 42
 _OBJECT_STORE_LIMIT = 1 << 30
+_OBJECT_STORE_LEAST = 100 << 20
 
 
 def start(num_cpus: int | None, *, listening: bool) -> Session:
@@ -105,4 +107,10 @@ def _make_temp() -> Path:
 def _object_store_bytes() -> int:
     from ray._common.utils import get_system_memory
 
-    return max(100 << 20, min(_OBJECT_STORE_LIMIT, int(0.2 * get_system_memory())))
+    wanted = min(_OBJECT_STORE_LIMIT, int(0.2 * get_system_memory()))
+    try:
+        shared = int(0.9 * shutil.disk_usage("/dev/shm").free)
+    except OSError:
+        shared = 0
+    # Where shared memory is too small for any store (a container's 64 MiB), Ray uses the disk and says so.
+    return max(_OBJECT_STORE_LEAST, min(wanted, shared) if shared >= _OBJECT_STORE_LEAST else wanted)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tatara import storage
 from tatara.data import curate_shard as shard_work
 from tatara.data.curate import CurateConfig
-from tatara.data.curate_shard import DUPLICATE_SCHEMA, ShardFiles
+from tatara.data.curate_shard import DUPLICATE_SCHEMA, SAMPLE_SCHEMA, UNREADABLE_SCHEMA, ShardFiles
 from tatara.data.dedup import EXACT, FUZZY, Clusters, concatenate, find_clusters
 from tatara.data.funnel import UNREADABLE, Funnel
 from tatara.data.read import Shard, plan_shards
@@ -140,10 +140,9 @@ def _deduplicate(shards: list[Shard], config: CurateConfig, stage_run: StageRun,
         start += len(table)
     output = stage_run.output.url
 
-    def task(item: dict[str, Any]) -> dict[str, Any]:
+    def task(item: dict[str, Any]) -> None:
         count = np.frombuffer(item["copies"], np.int64)
         shard_work.write_part(files[item["index"]], item["index"], count, item["duplicates"], output)
-        return {"index": item["index"]}
 
     for done, _ in enumerate(map_shards(task, items), start=1):
         stage_run.progress(done, len(items), "shards written")
@@ -195,8 +194,8 @@ def _report(funnel: Funnel, quarantined: list[dict[str, Any]], stage_run: StageR
     samples = [{"reason": reason, **sample} for reason, found in sorted(funnel.samples.items()) for sample in found]
     output = stage_run.output.url
     storage.write_bytes(storage.join(output, "funnel.json"), json.dumps(literals, indent=1).encode())
-    _write_rows(storage.join(output, "dropped", "samples.parquet"), samples)
-    _write_rows(storage.join(output, "dropped", "unreadable.parquet"), quarantined)
+    _write_rows(storage.join(output, "dropped", "samples.parquet"), samples, SAMPLE_SCHEMA)
+    _write_rows(storage.join(output, "dropped", "unreadable.parquet"), quarantined, UNREADABLE_SCHEMA)
     if quarantined:
         first = quarantined[0]
         stage_run.log(
@@ -207,10 +206,10 @@ def _report(funnel: Funnel, quarantined: list[dict[str, Any]], stage_run: StageR
     stage_run.report("document_samples", _document_samples(output))
 
 
-def _write_rows(url: str, rows: list[dict[str, Any]]) -> None:
+def _write_rows(url: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     if rows:
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
         storage.write_bytes(url, sink.getvalue())
 
 

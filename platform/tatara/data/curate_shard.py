@@ -33,6 +33,18 @@ OUTPUT_SCHEMA = SCHEMA.append(pa.field("copies", pa.int64()))
 DUPLICATE_SCHEMA = pa.schema(
     [("id", pa.string()), ("reason", pa.string()), ("kept_id", pa.string()), ("similarity", pa.float32())]
 )
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("reason", pa.string()), ("id", pa.string()), ("value", pa.float64()), ("limit", pa.float64()),
+        ("language", pa.string()), ("kept_id", pa.string()), ("excerpt", pa.string()),
+    ]
+)  # fmt: skip
+UNREADABLE_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()), ("place", pa.int64()), ("reason", pa.string()), ("size", pa.int64()),
+        ("excerpt", pa.string()),
+    ]
+)  # fmt: skip
 _QUARANTINE_LIMIT = 1000
 _BATCH_CHARACTERS = 16_000_000
 

@@ -1,6 +1,7 @@
 """The documentation inside a Python module: its docstrings and the comment it starts with."""
 
 import ast
+import gc
 import warnings
 from collections.abc import Iterator
 
@@ -17,9 +18,7 @@ def docstrings(source: bytes) -> Iterator[tuple[str, str]]:
     """
     if b'"""' not in source and b"'''" not in source:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = ast.parse(source)
+    tree = _parse(source)
     stack: list[tuple[str, ast.AST]] = [("", tree)]
     while stack:
         name, node = stack.pop()
@@ -54,6 +53,19 @@ def topics(source: bytes) -> Iterator[tuple[str, str]]:
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and isinstance(value.value, str):
                     yield str(key.value), value.value
+
+
+def _parse(source: bytes) -> ast.Module:
+    collecting = gc.isenabled()
+    # A tree is many small objects and no garbage: looking for some meanwhile takes a third of the time.
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

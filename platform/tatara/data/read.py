@@ -103,13 +103,19 @@ def plan_shards(files: Sequence[RawFile], shard_bytes: int) -> list[Shard]:
 
 
 def read_file(file: RawFile, config: CurateConfig) -> Iterator[Document | Quarantined]:
-    """Yield what a file, or a part of one, holds, in order."""
+    """Yield what a file, or a part of one, holds, in order.
+
+    Raises:
+        StorageError: The connection to the storage failed: that says nothing about the file, so it is not set aside.
+    """
     reader = {
         "jsonl": _read_jsonl, "parquet": _read_parquet, "text": _read_text, "python": _read_python,
         "description": _read_description, "topics": _read_topics,
     }[file.kind]  # fmt: skip
     try:
         yield from reader(file, config)
+    except (ConnectionError, TimeoutError) as error:
+        raise StorageError(f"cannot read {file.url}: {_one_line(error)}; run again to continue") from None
     # ArrowInvalid is a ValueError; a file may vanish, be cut short or not be what its name says.
     except (OSError, EOFError, ValueError, SyntaxError, RecursionError, StorageError) as error:
         yield Quarantined(file.source, None, _one_line(error), file.size)
@@ -136,13 +142,16 @@ def _split_parquet(file: RawFile, shard_bytes: int) -> Iterator[RawFile]:
     except (OSError, ValueError):
         yield file  # what is wrong with it is found, and counted, when it is read
         return
-    start = filled = 0
-    for index, size in enumerate(sizes):
+    # Parts' sizes are shares of the file's bytes on disk, so that they add up to it.
+    total = max(sum(sizes), 1)
+    start = filled = before = 0
+    for index, size in enumerate([*sizes, shard_bytes]):
         if filled and filled + size > shard_bytes:
-            yield replace(file, size=filled, start=start, end=index)
-            start, filled = index, 0
+            ahead = before + filled
+            share = file.size * ahead // total - file.size * before // total
+            yield replace(file, size=share, start=start, end=index)
+            start, filled, before = index, 0, ahead
         filled += size
-    yield replace(file, size=filled, start=start, end=len(sizes))
 
 
 def _open(file: RawFile) -> Any:

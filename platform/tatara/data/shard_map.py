@@ -1,53 +1,47 @@
 """Run a function over shards with Ray Data: one task per shard, results as they come."""
 
 import logging
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tatara.errors import TataraError
 
+Result = TypeVar("Result")
 
-def map_shards(
-    function: Callable[[dict[str, Any]], dict[str, Any]], items: Sequence[Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
+
+def map_shards(function: Callable[[dict[str, Any]], Result], items: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in the order of completion.
 
     Args:
-        function: Runs in a Ray task; writes its shard's files itself and returns a small record.
+        function: Runs in a Ray task of one CPU; writes its shard's files itself and returns a small record.
         items: One record per shard; a record holds literals and bytes.
 
     Raises:
         TataraError: What a task raised on purpose, as it was raised.
     """
-    import ray
     import ray.data
+    from ray.util.debug import log_once
 
     if not items:
         return
-    # One line per data set and a table of operators would bury the stage's own progress; errors are raised anyway.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
+
+    def guarded(item: dict[str, Any]) -> dict[str, Any]:
+        # As data, because the cause of an error does not survive Ray's wrapping. Pickled, because a record is not
+        # always something that Arrow can hold.
+        try:
+            return {"result": pickle.dumps(function(item))}
+        except TataraError as error:
+            return {"result": pickle.dumps(error)}
+
+    # The stage shows its own progress. Ray Data's plans and bars would bury it, and so would its warning that they
+    # are off; other warnings, of resources that are not there for example, stay.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    log_once("ray_data_progress_manager_disabled")
+    ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
-    try:
-        yield from dataset.map(function).iter_rows()
-    except ray.exceptions.RayError as error:
-        raise _own_error(error) or error from None
-
-
-def _own_error(error: BaseException) -> TataraError | None:
-    """The error of ours inside Ray's wrapping, if there is one."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, TataraError):
-            # Ray's copies inherit from both classes and print the remote traceback.
-            cause = getattr(current, "cause", None)
-            return cause if isinstance(cause, TataraError) else current
-        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-    return None
+    for row in dataset.map(guarded).iter_rows():
+        result = pickle.loads(row["result"])
+        if isinstance(result, TataraError):
+            raise result
+        yield result

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,7 +25,7 @@ from tatara.errors import DataError
 from tatara.stage import StageRun
 
 SPLITS = ("train", "validation")
-_TRAINING_BATCH = 1000
+_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -162,16 +163,15 @@ def _encode_parts(
     """Tokenise each part in a task of its own; the records come back in the order of parts."""
     work = stage_run.work
 
-    def task(item: dict[str, Any]) -> dict[str, Any]:
-        part = parts[item["index"]]
-        found = encode_part(part, serialised, work / f"tokens-{item['index']:05d}-{digest[:12]}")
-        return {"index": item["index"], "record": json.dumps(found)}
+    def task(item: dict[str, Any]) -> tuple[int, dict[str, dict[str, Any]]]:
+        index = item["index"]
+        return index, encode_part(parts[index], serialised, work / f"tokens-{index:05d}-{digest[:12]}")
 
     records: dict[int, dict[str, dict[str, Any]]] = {}
     tokens = 0
-    for result in map_shards(task, [{"index": index} for index in range(len(parts))]):
-        records[result["index"]] = json.loads(result["record"])
-        tokens += sum(records[result["index"]][name]["tokens"] for name in SPLITS)
+    for index, record in map_shards(task, [{"index": index} for index in range(len(parts))]):
+        records[index] = record
+        tokens += sum(record[name]["tokens"] for name in SPLITS)
         stage_run.progress(len(records), len(parts), "files tokenised", tokens=tokens)
     return [records[index] for index in range(len(parts))]
 
@@ -202,32 +202,33 @@ def encode_part(part: Part, serialised: str, stem: Path) -> dict[str, dict[str, 
         texts = _texts(part.url, mask)
         lengths = np.zeros(len(texts), np.int64)
         path = stem.with_name(f"{stem.name}.{name}.bin")
-        with path.open("wb") as file:
-            for start in range(0, len(texts), _TRAINING_BATCH):
-                batch = texts[start : start + _TRAINING_BATCH]
+        with storage.errors_named(str(path), "write"), path.open("wb") as file:
+            for start in range(0, len(texts), _BATCH):
+                batch = texts[start : start + _BATCH]
                 for i, encoding in enumerate(encoder.encode_batch_fast(batch, add_special_tokens=False), start=start):
                     ids = np.array([*encoding.ids, end], kind)
                     lengths[i] = len(ids)
                     file.write(ids.tobytes())
-        np.save(stem.with_name(f"{stem.name}.{name}.lengths.npy"), lengths)
+            np.save(stem.with_name(f"{stem.name}.{name}.lengths.npy"), lengths)
         size = sum(len(text.encode()) for text in texts)
         record[name] = {"stem": str(stem), "tokens": int(lengths.sum()), "bytes": size}
-    partial = summary.with_name(f"{summary.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(record))
-    os.replace(partial, summary)
+    with storage.errors_named(str(summary), "write"):
+        partial = summary.with_name(f"{summary.name}.{os.getpid()}.part")
+        partial.write_text(json.dumps(record))
+        os.replace(partial, summary)
     return record
 
 
 def _join_parts(directory: Path, name: str, records: Sequence[dict[str, Any]], vocab_size: int) -> NDArray[np.int64]:
     """Append the parts' tokens in order into one ``.bin``, write its ``.idx``, and return the documents' lengths."""
     lengths = [np.load(f"{record['stem']}.{name}.lengths.npy") for record in records]
-    with (directory / f"{name}.bin").open("wb") as out:
-        for record in records:
-            with open(f"{record['stem']}.{name}.bin", "rb") as file:
-                while block := file.read(1 << 22):
-                    out.write(block)
     every: NDArray[np.int64] = np.concatenate(lengths)
-    indexed.write_index(directory / f"{name}.idx", every, indexed.token_type(vocab_size))
+    with storage.errors_named(str(directory), "write"):
+        with (directory / f"{name}.bin").open("wb") as out:
+            for record in records:
+                with open(f"{record['stem']}.{name}.bin", "rb") as file:
+                    shutil.copyfileobj(file, out, 1 << 22)
+        indexed.write_index(directory / f"{name}.idx", every, indexed.token_type(vocab_size))
     return every
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tatara.doctor import machine
+from tatara.doctor import machine, packages
 from tatara.doctor.finding import Finding, Status
-from tatara.doctor.packages import packages, torch_build
 
 __all__ = ["Finding", "Status", "diagnose", "exit_code"]
 
@@ -20,8 +19,8 @@ def diagnose(root: str | Path = ".tatara") -> list[Finding]:
     """
     return [
         machine.python_version(),
-        *packages(),
-        torch_build(),
+        *packages.extras(),
+        packages.torch_build(),
         machine.cores(),
         machine.memory(),
         machine.shared_memory(),

@@ -16,12 +16,12 @@ _EXTRAS = ("data", "train", "serve", "s3", "wandb")
 _OPTIONAL = ("s3", "wandb")
 
 
-def packages() -> list[Finding]:
+def extras() -> list[Finding]:
     """The distributions that each extra needs, against what is installed."""
-    base, extras = _requirements()
-    groups = {"": base, **{extra: extras[extra] for extra in _EXTRAS if extra in extras}}
+    base, needed = _requirements()
+    groups = {"": base, **{extra: needed[extra] for extra in _EXTRAS if extra in needed}}
     findings = [_group(extra, wanted) for extra, wanted in groups.items() if wanted]
-    engine = [line for extra in ("cpu", "gpu") for line in extras.get(extra, []) if _name(line) in _TWINS]
+    engine = [line for extra in ("cpu", "gpu") for line in needed.get(extra, []) if _name(line) in _TWINS]
     return [*findings, _engine(engine)] if engine else findings
 
 

@@ -280,10 +280,9 @@ def _ignore_padding_logits(model: GPTModel, spec: ModelSpec) -> None:
     if first >= local:
         return
 
-    def hide(_: torch.nn.Module, __: Any, output: tuple[torch.Tensor, Any]) -> tuple[torch.Tensor, Any]:
-        logits, bias = output
-        # The last dimension is this rank's part of the vocabulary.
-        hidden = torch.arange(logits.shape[-1], device=logits.device) >= first
-        return logits.masked_fill(hidden, torch.finfo(logits.dtype).min), bias
+    def hide(_: torch.nn.Module, __: Any, output: tuple[torch.Tensor, Any]) -> None:
+        # In place and unseen by autograd, which saves a copy of all logits each way: their share in the softmax is
+        # exactly zero, and so is their gradient.
+        output[0].detach()[..., first:].fill_(torch.finfo(output[0].dtype).min)
 
     model.output_layer.register_forward_hook(hide)

@@ -18,6 +18,7 @@ from tatara.serve.config import ServeConfig
 
 APPLICATION = "tatara"
 POLL_SECONDS = 0.1
+CONNECT_SECONDS = 1.0
 SHUTDOWN_SECONDS = 30.0
 REPORT_SECONDS = 10.0
 
@@ -107,14 +108,21 @@ def check_port_free(host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror:
         raise EngineError(f"{host} is not an address; pass --host 127.0.0.1 or --host 0.0.0.0") from None
+    in_use = EngineError(f"port {port} is in use on {host}; pass --port with another one")
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Without this a port in TIME_WAIT from the server that just stopped would count as in use.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Ray Serve binds like this, so that connections of an earlier server in TIME_WAIT do not keep the port...
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             probe.bind(address)
         except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
-            raise EngineError(f"port {port} {reason} on {host}; pass --port with another one") from None
+            if error.errno == errno.EADDRINUSE:
+                raise in_use from None
+            raise EngineError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
+    # ... and would share it with another server of this user that did the same.
+    with socket.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(CONNECT_SECONDS)
+        if client.connect_ex(address) == 0:
+            raise in_use
 
 
 def _port_is_free(config: ServeConfig) -> bool:
@@ -129,11 +137,14 @@ def _start_proxy(config: ServeConfig) -> None:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
+    from tatara.serve.replica import RAY_SERVE_SETTINGS
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": config.host, "port": config.port, "request_timeout_s": config.request_timeout},
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        controller_options={"runtime_env": {"env_vars": RAY_SERVE_SETTINGS}},
     )
 
 

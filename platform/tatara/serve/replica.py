@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 DEPLOYMENT = "model"
 
+RAY_SERVE_SETTINGS = {
+    # Between proxy and replica a request is one gRPC call instead of a Ray task with an object per chunk of a stream...
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    # ... and in either no chunk changes threads. The engine computes in a process of its own, so the one event loop
+    # that is left is never blocked for long.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""What Ray Serve's controller, proxy and replicas read from their environment when they start."""
+
 
 class Replica:
     """One engine behind HTTP; Ray Serve makes it, checks on it and replaces it."""
@@ -53,10 +64,11 @@ def application(model: Artifact | Path, name: str, config: ServeConfig) -> serve
     """
     cuda = config.gpus_per_replica > 0
     resources = replica_resources(config)
+    threads = max(1, int(config.cpus_per_replica))
     options: dict[str, Any] = {
         "num_cpus": resources.get("CPU", 0),
         "num_gpus": resources.get("GPU", 0),
-        "runtime_env": {"env_vars": engine_environment(cuda, threads=max(1, int(config.cpus_per_replica)))},
+        "runtime_env": {"env_vars": RAY_SERVE_SETTINGS | engine_environment(cuda, threads)},
     }
     deployment = serve.deployment(
         serve.ingress()(Replica),

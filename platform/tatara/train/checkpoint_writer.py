@@ -89,7 +89,7 @@ class CheckpointWriter:
             content_metadata=dict(SHARDING),
         )
         self._validated = True
-        # Megatron stages with `Tensor.to("cpu")`, which is no copy on a CPU: the next step would change what is written.
+        # Megatron stages with `Tensor.to("cpu")`, no copy on a CPU: the next step would change what is written.
         buckets = _copied(request.async_fn_args[1]) if request.async_fn is not None else []
         if dist.get_rank() == 0:
             (partial / "training.json").write_text(json.dumps(training, indent=1), encoding="utf-8")

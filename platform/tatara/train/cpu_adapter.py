@@ -223,11 +223,11 @@ def _cuda_type_names() -> Iterator[None]:
         answer = original(tensor, *args, **kwargs)
         return answer if args or kwargs else answer.replace("torch.", "torch.cuda.", 1)
 
-    torch.Tensor.type = named  # type: ignore[method-assign]
+    torch.Tensor.type = named
     try:
         yield
     finally:
-        torch.Tensor.type = original  # type: ignore[method-assign]
+        torch.Tensor.type = original
 
 
 def _set_main_param_and_optimizer_states(self: Any, model_param: torch.Tensor, tensors: dict[str, Any]) -> None:

@@ -157,7 +157,7 @@ class Engine:
     def sharded_state(self, loading: bool) -> dict[str, Any]:
         """Megatron's sharded state of model and optimizer, to save or to load into."""
         models = {
-            "model" if len(self.chunks) == 1 else f"model{index}": chunk.module.sharded_state_dict(metadata=dict(SHARDING))
+            self._key(index): chunk.module.sharded_state_dict(metadata=dict(SHARDING))
             for index, chunk in enumerate(self.chunks)
         }
         weights = dict(models) if len(self.chunks) > 1 else models["model"]
@@ -167,8 +167,11 @@ class Engine:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what was loaded into `sharded_state`."""
         for index, chunk in enumerate(self.chunks):
-            chunk.module.load_state_dict(state["model" if len(self.chunks) == 1 else f"model{index}"])
+            chunk.module.load_state_dict(state[self._key(index)])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _key(self, chunk: int) -> str:
+        return "model" if len(self.chunks) == 1 else f"model{chunk}"
 
     def _run(self, micro_batches: Sequence[Batch], forward_only: bool) -> LossSum:
         iterators = [iter(micro_batches) for _ in self.chunks]

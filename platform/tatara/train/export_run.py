@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +40,9 @@ def run(config: ExportConfig, stage_run: StageRun) -> dict[str, Any]:
     import ray
 
     cluster.ensure_fits([{"CPU": config.num_cpus}], "export", log=stage_run.log)
-    export = ray.remote(num_cpus=config.num_cpus, max_calls=1)(export_artifact)
+    # Its node may have a GPU, which the task must not find.
+    no_gpu = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    export = ray.remote(num_cpus=config.num_cpus, max_calls=1, runtime_env=no_gpu)(export_artifact)
     task = export.remote(config, stage_run.inputs["checkpoint"], stage_run.output.url)
     proof = _wait(task, config.timeout)
     stage_run.report("proof", proof)
@@ -54,7 +57,7 @@ def _wait(task: Any, timeout: float) -> dict[str, Any]:
     import ray
 
     try:
-        return ray.get(task, timeout=timeout)  # type: ignore[no-any-return]
+        return ray.get(task, timeout=timeout)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(task, force=True)
         raise EngineError(f"the export did not finish within {timeout:.0f} s: raise timeout, or num_cpus") from None
@@ -66,6 +69,8 @@ def _wait(task: Any, timeout: float) -> dict[str, Any]:
 
 def export_artifact(config: ExportConfig, checkpoint: Artifact, url: str) -> dict[str, Any]:
     """Export a checkpoint artifact below a URL; returns the proof."""
+    # Megatron warns of each fusion that it lacks without Apex and Transformer Engine.
+    warnings.filterwarnings("ignore", module=r"megatron\.")
     directory = Path(url) if storage.is_local(url) else Path(tempfile.mkdtemp(prefix="tatara-export-"))
     proof = export_directory(config, checkpoint.local(), directory)
     if not storage.is_local(url):
@@ -122,8 +127,8 @@ def read_spec(checkpoint: Path) -> ModelSpec:
         raise ArtifactError(f"{path} is missing: this is not a checkpoint of the pretrain stage") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{path} does not describe a model: {where}: {first['msg']}") from None
+        what = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+        raise ArtifactError(f"{path} does not describe a model: {what}") from None
 
 
 @contextlib.contextmanager
@@ -159,11 +164,36 @@ def load_megatron(directory: Path, spec: ModelSpec) -> "GPTModel":
     model = _build(spec)
     state = {"model": model.sharded_state_dict()}
     try:
+        _account(state, dist_checkpointing.load_tensors_metadata(str(directory)), directory)
         loaded = dist_checkpointing.load(state, str(directory))
         model.load_state_dict(loaded["model"])
     except (CheckpointException, CheckpointingException, OSError, KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"{directory} does not hold the model of model.json: {_one_line(error)}") from error
     return model
+
+
+def _account(state: dict[str, Any], stored: dict[str, Any], directory: Path) -> None:
+    """Compare what a model takes with what a checkpoint stores.
+
+    Megatron's load is content with tensors that it does not take, and cuts or pads a vocabulary that does not fit.
+    """
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+    taken = [item for item in nested_values(state) if isinstance(item, ShardedTensor | ShardedTensorFactory)]
+    weights = {key for key in stored if not key.startswith("optimizer.")}
+    extra = weights - {item.key for item in taken}
+    if extra:
+        raise ArtifactError(f"{directory} also has {min(extra)}, which the model of model.json does not")
+    for item in taken:
+        if item.key not in stored:
+            raise ArtifactError(f"{directory} lacks {item.key}, which the model of model.json has")
+        # A gated matrix is split when it is loaded, which checks its shape.
+        if isinstance(item, ShardedTensor) and tuple(item.global_shape) != tuple(stored[item.key].global_shape):
+            shapes = [list(one.global_shape) for one in (stored[item.key], item)]
+            raise ArtifactError(
+                f"{directory} has {item.key} of shape {shapes[0]}, but the model of model.json has {shapes[1]}"
+            )
 
 
 def _build(spec: ModelSpec) -> "GPTModel":
@@ -204,7 +234,7 @@ def _copy_tokenizer(source: Path, directory: Path, spec: ModelSpec) -> int | Non
     if len(tokenizer) > spec.vocab_size:
         raise ArtifactError(f"the tokenizer has {len(tokenizer)} tokens, but the model only {spec.vocab_size}")
     shutil.copytree(source, directory, dirs_exist_ok=True)
-    return tokenizer.eos_token_id  # type: ignore[no-any-return]
+    return tokenizer.eos_token_id
 
 
 def _write_configs(spec: ModelSpec, directory: Path, eos: int | None) -> None:

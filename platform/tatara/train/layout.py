@@ -1,44 +1,26 @@
 """How a model and a batch are laid out over ranks: pure arithmetic, checked before any process starts."""
 
-from typing import Protocol
-
 from pydantic import Field
 
 from tatara.config import Config
 from tatara.errors import LayoutError
-
-
-class ModelShape(Protocol):
-    """The sizes of a model that a layout has to divide."""
-
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def ffn_hidden_size(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def num_query_groups(self) -> int: ...
-    @property
-    def padded_vocab_size(self) -> int: ...
+from tatara.model.spec import ModelSpec
 
 
 class ParallelLayout(Config):
     """Sizes of the parallel dimensions. Their product (expert parallelism aside) is the world size."""
 
-    tp: int = Field(1, ge=1)
+    tp: int = Field(default=1, ge=1)
     """Tensor parallel size: ranks that share each weight matrix."""
-    pp: int = Field(1, ge=1)
+    pp: int = Field(default=1, ge=1)
     """Pipeline parallel size: ranks that share the stack of layers."""
-    cp: int = Field(1, ge=1)
+    cp: int = Field(default=1, ge=1)
     """Context parallel size: ranks that share each sequence."""
-    ep: int = Field(1, ge=1)
+    ep: int = Field(default=1, ge=1)
     """Expert parallel size: ranks that share the experts of a mixture-of-experts layer."""
-    dp: int | None = Field(None, ge=0)
+    dp: int | None = Field(default=None, ge=0)
     """Data parallel size: replicas that share each global batch; empty or 0 means what is left of the world size."""
-    virtual_stages: int = Field(1, ge=1)
+    virtual_stages: int = Field(default=1, ge=1)
     """Model chunks per pipeline rank (interleaved schedule); 1 is the plain schedule."""
     sequence_parallel: bool = False
     """Shard the activations between the tensor-parallel regions along the sequence."""
@@ -68,7 +50,7 @@ class ParallelLayout(Config):
             )
         return self.model_copy(update={"dp": dp})
 
-    def check_model(self, model: ModelShape) -> None:
+    def check_model(self, model: ModelSpec) -> None:
         """Check that the layout divides the model.
 
         Raises:
@@ -86,7 +68,8 @@ class ParallelLayout(Config):
                 f"layout.pp={self.pp} x layout.virtual_stages={self.virtual_stages} does not divide "
                 f"num_layers={model.num_layers}"
             )
-        self._check_experts(getattr(model, "num_experts", None) or 0)
+        if self.ep > 1:
+            raise LayoutError(f"layout.ep={self.ep} needs a mixture-of-experts model, but this one is dense")
 
     def check_batch(self, sequence_length: int, global_batch_size: int, micro_batch_size: int) -> int:
         """Check that the layout divides the sequence and the batch; ``dp`` must be resolved.
@@ -126,20 +109,6 @@ class ParallelLayout(Config):
                 f"dp={dp}, micro_batch_size={micro_batch_size})"
             )
         return micro_batches
-
-    def _check_experts(self, num_experts: int) -> None:
-        if not num_experts:
-            if self.ep > 1:
-                raise LayoutError(f"layout.ep={self.ep} needs a mixture-of-experts model, but this one is dense")
-            return
-        _divides("ep", self.ep, "num_experts", num_experts)
-        if self.dp and (self.tp * self.cp * self.dp) % self.ep:
-            raise LayoutError(
-                f"layout.ep={self.ep} does not divide the {self.tp * self.cp * self.dp} ranks of a pipeline stage "
-                f"(tp={self.tp} x cp={self.cp} x dp={self.dp})"
-            )
-        if self.tp > 1 and not self.sequence_parallel:
-            raise LayoutError("layout.tp > 1 with experts needs layout.sequence_parallel: set it to true")
 
     def _sizes(self) -> str:
         return " x ".join(f"layout.{name}={getattr(self, name)}" for name in ("tp", "pp", "cp"))

@@ -2,11 +2,11 @@
 
 import math
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tatara.config import Config, operational
 from tatara.errors import ConfigError
-from tatara.model.spec import ModelSpec
+from tatara.model.spec import VOCABULARY_MULTIPLE, ModelSpec
 from tatara.stage import Stage
 from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
@@ -16,7 +16,7 @@ from tatara.train.schedule import Schedule
 class PretrainModel(ModelSpec):
     """The architecture; what the tokens decide may be left out."""
 
-    vocab_size: int | None = Field(None, ge=1)  # type: ignore[assignment]
+    vocab_size: int | None = Field(default=None, ge=1)  # type: ignore[assignment]
     """Tokens the model knows; null means as many as the tokenizer."""
 
     def resolve(self, tokenizer_size: int, sequence_length: int) -> ModelSpec:
@@ -51,15 +51,15 @@ class PretrainConfig(Config):
     """Adam and the peak learning rate."""
     schedule: Schedule = Schedule()
     """The learning rate over the run."""
-    steps: int = Field(300, ge=1)
+    steps: int = Field(default=300, ge=1)
     """Optimizer steps."""
-    global_batch_size: int = Field(32, ge=1)
+    global_batch_size: int = Field(default=16, ge=1)
     """Sequences per step, over all ranks."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of the initial weights and the order of the data."""
-    validation_interval: int = Field(100, ge=1)
+    validation_interval: int = Field(default=100, ge=1)
     """Steps between validations; the last step is always followed by one."""
-    validation_sequences: int = Field(256, ge=0)
+    validation_sequences: int = Field(default=128, ge=0)
     """Held-out sequences per validation, the same ones each time; 0 turns validation off."""
     layout: ParallelLayout = operational(ParallelLayout())
     """How ranks share the work. Every layout gives the same losses up to rounding."""
@@ -72,11 +72,20 @@ class PretrainConfig(Config):
     num_workers: int = operational(2, ge=1)
     """Ranks, one process each."""
     cpus_per_worker: float = operational(0.5, ge=0)
-    """Logical CPUs that a worker reserves; it computes with an equal share of the machine's cores whatever it reserves."""
+    """Logical CPUs that a worker reserves; it computes with its share of the machine's cores whatever it reserves."""
     gpus_per_worker: float | None = operational(None, ge=0)
     """GPUs that a worker reserves; null means one where the cluster has GPUs, else none."""
     max_failures: int = operational(8, ge=-1)
     """Worker failures to recover from before giving up; -1 means any number."""
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> "PretrainConfig":
+        """Refuse a layout that cannot fit any tokens as soon as it is read, before a cluster starts."""
+        # Only the tokens know the vocabulary, when it is left out, and the sequence length.
+        vocab_size = self.model.vocab_size or VOCABULARY_MULTIPLE * self.layout.tp
+        spec = ModelSpec(**self.model.dump() | {"vocab_size": vocab_size})
+        check_layout(self, spec, sequence_length=2 * self.layout.cp * self.layout.tp)
+        return self
 
 
 def check_layout(config: PretrainConfig, spec: ModelSpec, sequence_length: int) -> ParallelLayout:

@@ -96,10 +96,10 @@ class Follower:
             getattr(self, f"_on_{event['kind']}")(event)
 
     def _on_started(self, event: dict[str, Any]) -> None:
-        self.starts += 1
+        self._count_start()
 
     def _on_resumed(self, event: dict[str, Any]) -> None:
-        self.starts += 1
+        self._count_start()
         self._run.log(f"continues from the checkpoint of step {event['step']}")
 
     def _on_log(self, event: dict[str, Any]) -> None:
@@ -129,6 +129,11 @@ class Follower:
             f"checkpoint of step {event['step']} written in {event['seconds']:.1f} s, "
             f"{event['blocked_seconds']:.2f} s of it without training"
         )
+
+    def _count_start(self) -> None:
+        self.starts += 1
+        if self.starts > 1:
+            self._run.log(f"workers failed and were started again ({self.starts - 1} of {self._config.max_failures})")
 
     def _tell(self, event: dict[str, Any], **values: float) -> bool:
         """Record a point of a series once, though steps are repeated after a restart."""

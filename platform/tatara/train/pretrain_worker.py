@@ -44,6 +44,9 @@ class Rank:
 
     def __init__(self, task: WorkerTask, rank: int, local_rank: int) -> None:
         """Open the data, build the engine and load the newest checkpoint."""
+        from tatara.train.lean_imports import import_megatron
+
+        import_megatron()
         from tatara import artifact
         from tatara.train.batches import PackedTokens
         from tatara.train.checkpoint_writer import CheckpointWriter
@@ -111,9 +114,7 @@ class Rank:
             )
         seconds = time.perf_counter() - started
         self.step, self.tokens = step + 1, self.tokens + result.tokens
-        self._record(
-            loss=result.loss, learning_rate=rate, gradient_norm=result.gradient_norm, tokens=result.tokens
-        )
+        self._record(loss=result.loss, learning_rate=rate, gradient_norm=result.gradient_norm, tokens=result.tokens)
         self._say("step", **self._history[-1], seconds=seconds)
 
     def _validate(self) -> None:

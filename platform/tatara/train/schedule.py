@@ -13,11 +13,11 @@ class Schedule(Config):
 
     shape: Literal["cosine", "wsd", "constant"] = "cosine"
     """`cosine` decays over the whole run, `wsd` (warm-up, stable, decay) only at its end, `constant` never."""
-    warmup_steps: int = Field(20, ge=0)
+    warmup_steps: int = Field(default=20, ge=0)
     """Steps of linear warm-up from 0."""
-    decay_fraction: float = Field(0.2, gt=0.0, le=1.0)
+    decay_fraction: float = Field(default=0.2, gt=0.0, le=1.0)
     """Share of the run that `wsd` spends decaying."""
-    min_ratio: float = Field(0.1, ge=0.0, le=1.0)
+    min_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
     """The floor, as a share of the peak learning rate."""
 
     @model_validator(mode="after")
