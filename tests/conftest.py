@@ -3,7 +3,12 @@
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# A busy machine is not a defect: examples have no deadline.
+hypothesis.settings.register_profile("tatara", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tatara")
 
 # Before anything is imported: no hub, no telemetry, no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

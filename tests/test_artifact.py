@@ -131,7 +131,7 @@ KILLED_BEFORE_THE_MANIFEST = """
 
 
 def test_killed_between_payload_and_manifest_leaves_no_result(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(artifact.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(artifact.__file__).parents[2])}
     command = [sys.executable, "-c", textwrap.dedent(KILLED_BEFORE_THE_MANIFEST), str(tmp_path)]
     killed = subprocess.run(command, env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -1,7 +1,7 @@
 from collections import Counter, defaultdict
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tatara.data.packing import pack
@@ -9,6 +9,7 @@ from tatara.data.packing import pack
 LENGTHS = st.lists(st.integers(0, 200), max_size=60)
 
 
+@settings(deadline=None)
 @given(lengths=LENGTHS, sequence_length=st.integers(1, 64))
 def test_every_target_exactly_once(lengths: list[int], sequence_length: int) -> None:
     plan = pack(np.array(lengths, np.int64), sequence_length)
@@ -21,6 +22,7 @@ def test_every_target_exactly_once(lengths: list[int], sequence_length: int) -> 
     assert all(count == 1 for count in targets.values())
 
 
+@settings(deadline=None)
 @given(lengths=LENGTHS, sequence_length=st.integers(1, 64))
 def test_no_bin_overflows_and_bins_have_no_gaps(lengths: list[int], sequence_length: int) -> None:
     plan = pack(np.array(lengths, np.int64), sequence_length)
@@ -35,6 +37,7 @@ def test_no_bin_overflows_and_bins_have_no_gaps(lengths: list[int], sequence_len
         assert plan.fill == plan.pairs / (plan.bins * sequence_length)
 
 
+@settings(deadline=None)
 @given(lengths=LENGTHS, sequence_length=st.integers(1, 40))
 def test_bins_are_those_of_best_fit_decreasing_by_exhaustive_search(lengths: list[int], sequence_length: int) -> None:
     pieces = []

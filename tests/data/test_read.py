@@ -180,7 +180,7 @@ def test_a_lost_connection_loses_no_document(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("tatara.data.read._open", reset)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(StorageError, match="cannot read .*a.txt: connection reset by peer; run again"):
+    with pytest.raises(StorageError, match=r"cannot read .*a\.txt: connection reset by peer; run again"):
         read(tmp_path)
 
 

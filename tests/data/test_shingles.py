@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import topics
@@ -29,6 +29,7 @@ def check(texts: list[str], ngram: int) -> None:
     assert len(set(meaning.values())) == len(meaning)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab1 .\n-", max_size=40), max_size=8), st.integers(1, 5))
 def test_same_shingles_same_hashes_and_no_collisions(texts: list[str], ngram: int) -> None:
     check(texts, ngram)

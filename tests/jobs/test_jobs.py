@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+
 from corpus import write_corpus
 from ray_head import RayHead, ray_head
-
 from tatara import cluster
 from tatara.artifact import Store
 
@@ -57,7 +57,7 @@ def test_ray_job_submit_runs_a_stage_with_logs_and_exit_status(head: RayHead, tm
 def test_the_standard_library_is_not_shadowed_inside_a_job(head: RayHead) -> None:
     code = (
         "import platform, ray; ray.init(log_to_driver=False); f = ray.remote(lambda: __import__('platform').__file__); "
-        "print('DRIVER', platform.__file__); print('WORKER', ray.get(f.remote())); import tatara; print(tatara.__file__)"
+        "print('DRIVER', platform.__file__); print('WORKER', ray.get(f.remote())); import tatara"
     )
     handle = cluster.submit(head.dashboard, f'python -c "{code}"', working_dir=ROOT)
     output = "\n".join(handle.follow())

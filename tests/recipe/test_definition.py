@@ -77,7 +77,7 @@ def test_order_follows_inputs_not_the_page(tmp_path: Path) -> None:
         ),
         (
             {"curate": {}, "again": {"run": "curate"}},
-            "stages curate and again would both write documents/r: give one of them another name, such as name: r-again",
+            "stages curate and again would both write documents/r: give one of them another name, such as name: r-aga",
         ),
         ({}, "stages: there are none"),
     ],

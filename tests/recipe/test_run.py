@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from corpus import write_corpus
 
+from corpus import write_corpus
 from tatara.artifact import Store
 
 pytestmark = pytest.mark.ray
@@ -56,7 +56,7 @@ def strays(root: Path) -> list[str]:
 
 
 def attempts(root: Path) -> list[Path]:
-    return [path for path in root.glob("*/.attempts/*")]
+    return list(root.glob("*/.attempts/*"))
 
 
 def test_run_skip_change_and_report(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 
 import pytest
 import torch
@@ -20,11 +21,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_cluster(s3_bucket):
-    # After the S3 server: workers inherit its credentials from this environment.
-    cluster.connect(num_cpus=2)
-    yield
-    cluster.disconnect()
+def ray_cluster(s3_bucket, tmp_path_factory):
+    # Workers inherit this environment, and the S3 server's credentials that are in it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TATARA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        cluster.connect(num_cpus=2)
+        yield
+        cluster.disconnect()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def payload(tmp_path_factory):
 
 
 def commit(payload, root, name="little"):
-    attempt = Store(root).begin(Draft("checkpoint", name, 1, "pretrain", "0" * 64))
+    attempt = Store(root).begin(Draft("checkpoint", name, 1, "pretrain", uuid.uuid4().hex))
     shutil.copytree(payload, attempt.path, dirs_exist_ok=True)
     return attempt.commit({}, 1.0)
 

@@ -43,10 +43,7 @@ def serve(stage: Stage, options: Mapping[str, Any]) -> None:
         return
     from tatara.serve.forever import serve_forever
 
-    if options["recipe"]:
-        job = job_of_recipe(stage, options)
-    else:
-        job = stages.job_from(stage, with_model(options))
+    job = job_of_recipe(stage, options) if options["recipe"] else stages.job_from(stage, with_model(options))
     if "model" not in job.inputs:
         raise ConfigError("which model? tatara serve --recipe FILE, or --model model/NAME@VERSION (or a directory)")
     serve_forever(

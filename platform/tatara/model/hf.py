@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from tatara.errors import ArtifactError
-from tatara.model.megatron import EMBEDDING, OUTPUT, global_parameters, is_sharded, shard, unshard, unwrap
+from tatara.model.megatron import EMBEDDING, OUTPUT, full_shape, global_parameters, is_sharded, shard, unshard, unwrap
 from tatara.model.spec import ModelSpec
 
 _PLAIN = {
@@ -31,6 +31,15 @@ class _Entry:
 
     megatron: str
     huggingface: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Whereabouts:
+    """Where a Megatron tensor is, and what it is like over all tensor-parallel ranks."""
+
+    rank: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 def hf_config(spec: ModelSpec, eos_token_id: int | None = None) -> dict[str, Any]:
@@ -84,11 +93,12 @@ def stream_to_hf(chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> Iterator
     """
     local = dict(global_parameters(chunks))
     entries = _entries(spec)
-    owners = _owners(local, {entry.megatron for entry in entries})
+    places = _whereabouts(local, {entry.megatron for entry in entries})
+    device = next(iter(local.values())).device
     for entry in entries:
         parameter = local.get(entry.megatron)
         full = None if parameter is None else _gather(parameter)
-        full = _broadcast(full, owners[entry.megatron])
+        full = _broadcast(full, places[entry.megatron], device)
         yield from zip(entry.huggingface, _to_hf(entry, full, spec), strict=True)
 
 
@@ -110,7 +120,7 @@ def load_from_hf(
     """
     local = dict(global_parameters(chunks))
     entries = {name: entry for entry in _entries(spec) for name in entry.huggingface}
-    _owners(local, {entry.megatron for entry in entries.values()})
+    _whereabouts(local, {entry.megatron for entry in entries.values()})
     shapes = hf_shapes(spec)
     waiting: dict[str, dict[str, torch.Tensor]] = {}
     seen: set[str] = set()
@@ -168,17 +178,21 @@ def _entries(spec: ModelSpec) -> list[_Entry]:
     return entries
 
 
-def _owners(local: dict[str, torch.nn.Parameter], expected: set[str]) -> dict[str, int]:
-    """The pipeline rank that holds each tensor."""
+def _whereabouts(local: dict[str, torch.nn.Parameter], expected: set[str]) -> dict[str, _Whereabouts]:
+    """The pipeline rank that holds each tensor, and what it is like; collective over the pipeline."""
     group = parallel_state.get_pipeline_model_parallel_group()
-    names: list[list[str]] = [[] for _ in range(group.size())]
-    dist.all_gather_object(names, sorted(local), group=group)
-    owners = {name: rank for rank, held in enumerate(names) for name in held}
-    if owners.keys() != expected:
-        missing, unknown = sorted(expected - owners.keys()), sorted(owners.keys() - expected)
+    mine = {
+        name: _Whereabouts(group.rank(), tuple(full_shape(parameter)), parameter.dtype)
+        for name, parameter in local.items()
+    }
+    held: list[dict[str, _Whereabouts]] = [{} for _ in range(group.size())]
+    dist.all_gather_object(held, mine, group=group)
+    known = {name: place for part in held for name, place in part.items()}
+    if known.keys() != expected:
+        missing, unknown = sorted(expected - known.keys()), sorted(known.keys() - expected)
         problem = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the architecture does not"
         raise ArtifactError(f"the Megatron model does not fit its specification: it {problem}")
-    return owners
+    return known
 
 
 def _gather(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -191,20 +205,14 @@ def _gather(parameter: torch.nn.Parameter) -> torch.Tensor:
     return unshard(parts, parameter)
 
 
-def _broadcast(full: torch.Tensor | None, owner: int) -> torch.Tensor:
+def _broadcast(full: torch.Tensor | None, place: _Whereabouts, device: torch.device) -> torch.Tensor:
     """The tensor of one pipeline rank, on all of them."""
     group = parallel_state.get_pipeline_model_parallel_group()
-    if group.size() == 1:
-        assert full is not None
-        return full
-    described = [None if full is None else (full.shape, full.dtype, full.device.type)]
-    source = dist.get_global_rank(group, owner)
-    dist.broadcast_object_list(described, src=source, group=group)
-    shape, dtype, device = described[0]  # type: ignore[misc]
-    if group.rank() != owner or full is None:
-        full = torch.empty(shape, dtype=dtype, device=device)
-    full = full.contiguous()
-    dist.broadcast(full, src=source, group=group)
+    if full is None:
+        full = torch.empty(place.shape, dtype=place.dtype, device=device)
+    if group.size() > 1:
+        full = full.contiguous()
+        dist.broadcast(full, src=dist.get_global_rank(group, place.rank), group=group)
     return full
 
 

@@ -150,6 +150,8 @@ def load(engine: Engine, found: Checkpoint) -> dict[str, Any]:
     engine.load_state(loaded)
     if same_layout:
         torch.set_rng_state(loaded["rng"]["cpu"])
+        if "cuda" in loaded["rng"]:
+            torch.cuda.set_rng_state(loaded["rng"]["cuda"])
         get_cuda_rng_tracker().set_states(loaded["rng"]["tracker"])
     return training
 

@@ -75,7 +75,7 @@ class Engine:
         sequence_length: int,
         micro_batch_size: int,
         seed: int = 0,
-        local_rank: int = 0,
+        gpu: int = 0,
     ) -> None:
         """Set up this process and build its part of the model.
 
@@ -88,13 +88,13 @@ class Engine:
             sequence_length: Positions per row of a batch.
             micro_batch_size: Rows per forward pass.
             seed: Of the initial weights, and of dropout where there is any.
-            local_rank: Which of this machine's GPUs to use, where there are GPUs.
+            gpu: Which of the GPUs that this process sees to use, where there are GPUs.
 
         Raises:
             LayoutError: The layout does not fit.
         """
         layout.check_model(spec)
-        self.device = _start_process(layout, seed, local_rank)
+        self.device = _start_process(layout, seed, gpu)
         self.layout = layout.resolve(dist.get_world_size())
         self.spec, self.sequence_length, self.micro_batch_size = spec, sequence_length, micro_batch_size
         self.data_rank = parallel_state.get_data_parallel_rank()
@@ -214,10 +214,10 @@ class Engine:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
 
-def _start_process(layout: ParallelLayout, seed: int, local_rank: int) -> torch.device:
+def _start_process(layout: ParallelLayout, seed: int, gpu: int) -> torch.device:
     on_cpu = cpu_adapter.install()
     if not on_cpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(gpu)
     if not dist.is_initialized():
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=_COLLECTIVE_TIMEOUT)
     layout.resolve(dist.get_world_size())
@@ -232,4 +232,4 @@ def _start_process(layout: ParallelLayout, seed: int, local_rank: int) -> torch.
             distributed_timeout_minutes=int(_COLLECTIVE_TIMEOUT.total_seconds() // 60),
         )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
-    return torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
+    return torch.device("cpu") if on_cpu else torch.device("cuda", gpu)

@@ -79,8 +79,8 @@ def prove(
     return {
         "tensors": len(found),
         "parameters": parameters,
-        "missing_tensors": 0,
-        "unexpected_tensors": 0,
+        "missing_tensors": len(loading["missing_keys"]),
+        "unexpected_tensors": len(loading["unexpected_keys"]),
         "max_abs_logit_diff": difference.largest,
         "tolerance": tolerance,
         "tokens_compared": difference.tokens,

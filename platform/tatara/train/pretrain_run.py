@@ -63,9 +63,7 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
     final = checkpoint.newest(checkpoints, stage_run.log)
     if final is None or final.step < config.steps:
         gpus = _gpus_per_worker(config)
-        task = WorkerTask(
-            config.dump(), spec.dump(), tokens_artifact.url, sequence_length, str(stage_run.work), gpus > 0
-        )
+        task = WorkerTask(config.dump(), spec.dump(), tokens_artifact.url, sequence_length, str(stage_run.work))
         _train(config, stage_run, task, gpus, follower)
         final = checkpoint.newest(checkpoints, stage_run.log)
     if final is None or final.step < config.steps:
@@ -187,21 +185,22 @@ def _trainer(config: PretrainConfig, work: Path, task: WorkerTask, resources: di
     from tatara.train.failures import StopOnOwnErrors
     from tatara.train.pretrain_worker import train
 
+    on_gpu = "GPU" in resources
     storage = work / "ray-train"
     shutil.rmtree(storage, ignore_errors=True)
     return TorchTrainer(
         train,
         train_loop_config=vars(task),
-        torch_config=TorchConfig(backend="nccl" if task.on_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=task.on_gpu, resources_per_worker=resources
-        ),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             # A new name each time: Ray Train would otherwise look for a state of its own to continue.
             name=f"pretrain-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[StopOnOwnErrors()],
+            # A worker that reserved no GPU must not find one.
+            worker_runtime_env=None if on_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
         ),
     )
 

@@ -1,5 +1,6 @@
 """What each rank of a pretraining run does. Heavy imports happen in here, in the worker."""
 
+import gc
 import json
 import math
 import os
@@ -27,22 +28,24 @@ class WorkerTask:
     tokens_url: str
     sequence_length: int
     work: str
-    on_gpu: bool
 
 
 def train(task: dict[str, Any]) -> None:
     """Train from the newest whole checkpoint, or from the start, to the end; the function that Ray Train calls."""
-    import ray.train
+    import ray.train.torch
+    import torch
 
     context = ray.train.get_context()
-    _share_cores(context.get_local_world_size(), bool(task["on_gpu"]))
-    Rank(WorkerTask(**task), context.get_world_rank(), context.get_local_rank()).run()
+    # Ray grants fractions of CPUs, but the ranks of a machine share all of its cores.
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    gpu = ray.train.torch.get_device().index or 0
+    Rank(WorkerTask(**task), context.get_world_rank(), gpu).run()
 
 
 class Rank:
     """One rank of a pretraining run."""
 
-    def __init__(self, task: WorkerTask, rank: int, local_rank: int) -> None:
+    def __init__(self, task: WorkerTask, rank: int, gpu: int) -> None:
         """Open the data, build the engine and load the newest checkpoint."""
         from tatara.train.lean_imports import import_megatron
 
@@ -75,13 +78,15 @@ class Rank:
             sequence_length=task.sequence_length,
             micro_batch_size=config.micro_batch_size,
             seed=config.seed,
-            local_rank=local_rank,
+            gpu=gpu,
         )
         self._history: list[dict[str, Any]] = []
         self.step = 0
         self.tokens = 0
         self._resume()
         self._writer = CheckpointWriter(self.engine, self.work / CHECKPOINTS, config.keep_checkpoints)
+        # Megatron collects garbage with each checkpoint: looking at all that was imported takes most of its time.
+        gc.freeze()
 
     def run(self) -> None:
         """Train to the last step."""
@@ -184,15 +189,6 @@ class Rank:
     def _say_written(self, written: Any) -> None:
         if written is not None:
             self._say("checkpoint", **vars(written))
-
-
-def _share_cores(workers_here: int, on_gpu: bool) -> None:
-    """Give this worker its share of the machine's cores, and the GPU only if it reserved one."""
-    if not on_gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    import torch
-
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_here))
 
 
 def read_losses(path: Path) -> Iterator[dict[str, Any]]:
