@@ -2,7 +2,7 @@
 
 The peer is transformers' LlamaForCausalLM with torch's AdamW in one process of two threads. Both train the same
 architecture on the same batches in the same type, with gradient clipping; runs alternate, and the medians of their
-steps are compared. On a busy machine read the CPU time.
+steps are compared. Threads that wait for each other spin: on a busy machine compare CPU time with --peer-threads 1.
 
     python tests/benchmarks/bench_pretrain.py [--packed] [--dtype bfloat16] [--sequence 512] [--rows 8] ...
 """
@@ -121,7 +121,7 @@ def peer(options: argparse.Namespace) -> tuple[Callable[[int], float], Clock]:
 
     from tatara.model.hf import hf_config
 
-    torch.set_num_threads(RANKS)
+    torch.set_num_threads(options.peer_threads)
     spec = model_spec(options)
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(spec)))
@@ -188,6 +188,9 @@ def main() -> None:
     parser.add_argument("--micro", type=int, default=0, help="rows per micro-batch and rank; 0: all at once")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--packed", action="store_true", help="several documents per row, kept apart")
+    parser.add_argument(
+        "--peer-threads", type=int, default=RANKS, help="1: for the ratio of CPU time on a busy machine"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="per round")
     options = parser.parse_args()

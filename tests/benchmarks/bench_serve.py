@@ -23,13 +23,15 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2] / "platform")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import psutil  # noqa: E402
 
 from tatara.engine.config import EngineConfig  # noqa: E402
 from tatara.engine.environment import engine_environment  # noqa: E402
@@ -53,10 +55,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Result:
-    """Requests per second, and the median over requests of the time to the first token in seconds."""
+    """Requests per second, the median over requests of the time to the first token, and CPU time per request.
+
+    Times in seconds. The CPU time is that of all processes of a contestant, without the client that asks over HTTP: on
+    a busy machine it says more than the clock.
+    """
 
     rate: float
     first: float
+    cpu: float = 0.0
 
 
 Ask = Callable[[list[int], Load], Awaitable[float]]
@@ -183,20 +190,41 @@ def contestants(model: Path, port: int, names: list[str]) -> Iterator[dict[str, 
                 engine.stdin.flush()
                 return Result(**json.loads(engine.stdout.readline()))
 
-            found["engine"] = direct
+            found["engine"] = with_cpu(direct, set())
+        before = set(psutil.Process().children(recursive=True))
         if "app" in names:
             stack.enter_context(child("--child", "app", "--model", str(model), "--port", str(port + 1)))
-            found["app"] = over_http(f"http://127.0.0.1:{port + 1}")
+            found["app"] = with_cpu(over_http(f"http://127.0.0.1:{port + 1}"), before)
+        before = set(psutil.Process().children(recursive=True))
         if "server" in names:
             cluster.connect(num_cpus=2)
             stack.callback(cluster.disconnect)
             endpoint = stack.enter_context(deployed(model, ServeConfig(engine=ENGINE, port=port), print, name="tiny"))
-            found["server"] = over_http(endpoint.url)
+            found["server"] = with_cpu(over_http(endpoint.url), before)
         yield found
 
 
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """CPU time the processes have used so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes if process.is_running())
+
+
+def with_cpu(run: Callable[[Load], Result], before: set[psutil.Process]) -> Callable[[Load], Result]:
+    """Measure the CPU time of the processes that were started since ``before``, too."""
+    own = sorted(set(psutil.Process().children(recursive=True)) - before, key=lambda process: process.pid)
+
+    def measured(load: Load) -> Result:
+        started = cpu_seconds(own)
+        result = run(load)
+        return replace(result, cpu=(cpu_seconds(own) - started) / load.requests)
+
+    return measured
+
+
 def measure(found: dict[str, Callable[[Load], Result]], arguments: argparse.Namespace) -> None:
-    print(f"\n{'load':24}{'contestant':12}{'requests/s':>12}{'of engine':>11}{'first token ms':>16}{'over engine':>13}")
+    print(
+        f"\n{'load':24}{'contestant':12}{'requests/s':>12}{'of engine':>11}{'first token ms':>16}{'over engine':>13}{'CPU ms':>9}"
+    )
     for concurrency in arguments.concurrency:
         for stream in (False, True):
             results: dict[str, list[Result]] = {name: [] for name in found}
@@ -217,7 +245,8 @@ def _print(label: str, results: dict[str, list[Result]], stream: bool) -> None:
         ratio = f"{rates[name] / rates['engine']:.2f}" if "engine" in rates else "-"
         first = f"{1000 * firsts[name]:.1f}" if stream else "-"
         over = f"{1000 * (firsts[name] - firsts['engine']):+.1f}" if stream and "engine" in firsts else "-"
-        print(f"{label:24}{name:12}{rates[name]:>12.1f}{ratio:>11}{first:>16}{over:>13}", flush=True)
+        cpu = 1000 * statistics.median(result.cpu for result in results[name])
+        print(f"{label:24}{name:12}{rates[name]:>12.1f}{ratio:>11}{first:>16}{over:>13}{cpu:>9.1f}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -168,6 +168,21 @@ def test_a_killed_driver_continues_from_its_checkpoint(undisturbed, root):
     assert losses(continued) == losses(undisturbed)
 
 
+def test_an_interrupt_ends_the_run_and_its_workers(cluster, root):
+    def interrupt():
+        wait_for(lambda: any(event["kind"] == "step" for event in events(root)))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(str(root), **SETTINGS | {"steps": 100_000})
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    workers = next(event for event in events(root) if event["kind"] == "started")["workers"]
+    wait_for(lambda: not any(Path(f"/proc/{worker['pid']}").exists() for worker in workers), timeout=60)
+    assert Store(root).versions("checkpoint", "t") == []
+
+
 def test_a_loss_that_is_not_a_number_ends_the_run_at_once(cluster, root):
     broken = SETTINGS | {"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0, "schedule.warmup_steps": 0}
     with pytest.raises(TrainingError, match=r"the loss at step \d+ is .*lower optimizer.learning_rate") as caught:

@@ -1,11 +1,14 @@
 """``tatara show``, ``verify`` and ``doctor``."""
 
 import json
+import sys
 from typing import Any
 
 import click
 
 from tatara.errors import ArtifactError
+
+_WIDE = 10_000
 
 
 @click.command()
@@ -14,9 +17,7 @@ from tatara.errors import ArtifactError
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
 def show(artifact: str, root: str, as_json: bool) -> None:
     """Show an ARTIFACT (kind/name@version, or its directory): manifest, metrics, lineage back to raw files."""
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
     from rich.tree import Tree
 
     from tatara.artifact import Store
@@ -29,7 +30,7 @@ def show(artifact: str, root: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False))
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     console.print(f"[bold]{found.reference}[/bold]")
     facts = Table(box=None, show_header=False, pad_edge=False)
     total = sum(entry.size for entry in manifest.files)
@@ -42,8 +43,8 @@ def show(artifact: str, root: str, as_json: bool) -> None:
         ("command", " ".join(manifest.command)),
         ("payload", f"{len(manifest.files)} files, {size(total)}"),
     ):
-        facts.add_row(label, Text(value, no_wrap=True, overflow="ignore"))
-    console.print(facts, crop=False, no_wrap=True, overflow="ignore")
+        facts.add_row(label, value)
+    console.print(facts)
     for title, values in (("metrics", manifest.metrics), ("config", manifest.config)):
         console.print(f"\n[bold]{title}[/bold]")
         console.print(dump_yaml(values), markup=False)
@@ -53,7 +54,14 @@ def show(artifact: str, root: str, as_json: bool) -> None:
     console.print("\n[bold]lineage[/bold]")
     tree = Tree(found.reference)
     _grow(tree, store.lineage(found))
-    console.print(tree, crop=False, no_wrap=True, overflow="ignore")
+    console.print(tree)
+
+
+def _console() -> Any:
+    """A console that cuts nothing short where the output goes to a file or another program."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _grow(tree: Any, node: Any) -> None:
@@ -98,7 +106,6 @@ def verify(artifact: str, root: str) -> None:
 @click.option("--root", default=".tatara", show_default=True, help="Artifact root to check for room and rights.")
 def doctor(root: str) -> int:
     """Check versions, cores, memory, GPU and what is missing, and say how to mend it."""
-    from rich.console import Console
     from rich.table import Table
 
     from tatara.doctor import diagnose, exit_code
@@ -109,5 +116,5 @@ def doctor(root: str) -> int:
     for finding in findings:
         mark = f"[{colours[finding.status]}]{finding.status}[/]"
         table.add_row(mark, finding.name, finding.detail, finding.fix or "")
-    Console().print(table)
+    _console().print(table)
     return exit_code(findings)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tatara.engine.engine import Engine
+from tatara.serve.batching import BatchedStream
 from tatara.serve.disconnect import DisconnectOnCancel
 
 MAX_PROBLEMS = 5
@@ -36,6 +37,7 @@ async def openai_app(engine: Engine) -> FastAPI:
     app.exception_handlers[HTTPException] = app.exception_handlers[RouteHTTPException] = refused_request
     # vLLM has built the stack already, with its own handlers inside; it is built again at the first request.
     app.middleware_stack = None
+    app.add_middleware(BatchedStream)
     app.add_middleware(DisconnectOnCancel)
     return app
 

@@ -5,25 +5,25 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
-import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tatara.cluster import ensure_fits
+from tatara.interrupts import STOP_SIGNALS
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
 from tatara.train import checkpoint
 from tatara.train.batches import PackedTokens, read_tokens_json
 from tatara.train.checkpoint import Checkpoint
-from tatara.train.events import EventReader
+from tatara.train.follower import Follower
 from tatara.train.pretrain import PretrainConfig, check_layout
-from tatara.train.pretrain_worker import CHECKPOINTS, EVENTS, WorkerTask, read_losses
+from tatara.train.pretrain_worker import CHECKPOINTS, WorkerTask, read_losses
 
-_POLL_SECONDS = 0.3
 _LOSS_WINDOW = 20
 # How Ray Train watches its workers, unless the user says otherwise: a dead one is noticed within a second, and a
 # machine that is busy gets time to import torch.
@@ -74,121 +74,47 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
     return _summary(spec, follower, final)
 
 
-class Follower:
-    """Turns the events of the trainer into progress, metrics and log lines, and remembers what the summary needs."""
-
-    def __init__(self, stage_run: StageRun, config: PretrainConfig) -> None:
-        """Skip what an earlier run of this stage has already told."""
-        self._run, self._config = stage_run, config
-        self._reader = EventReader(stage_run.work / EVENTS)
-        earlier = self._reader.read()
-        self._told = {kind: max((e["step"] for e in earlier if e["kind"] == kind), default=0) for kind in _SERIES}
-        self.speeds: list[float] = [e["tokens"] / e["seconds"] for e in earlier if e["kind"] == "step"]
-        self.blocked: list[float] = [e["blocked_seconds"] for e in earlier if e["kind"] == "checkpoint"]
-        self.first_step_time: float | None = None
-        self.starts = 0
-
-    def poll(self) -> None:
-        """Handle the events since the last call."""
-        for event in self._reader.read():
-            getattr(self, f"_on_{event['kind']}")(event)
-
-    def _on_started(self, event: dict[str, Any]) -> None:
-        self._count_start()
-
-    def _on_resumed(self, event: dict[str, Any]) -> None:
-        self._count_start()
-        self._run.log(f"continues from the checkpoint of step {event['step']}")
-
-    def _on_log(self, event: dict[str, Any]) -> None:
-        self._run.log(event["message"])
-
-    def _on_step(self, event: dict[str, Any]) -> None:
-        speed = event["tokens"] / event["seconds"]
-        if self.first_step_time is None:
-            self.first_step_time = event["time"]
-        self.speeds.append(speed)
-        self._run.progress(event["step"], self._config.steps, "steps", loss=event["loss"], tokens_per_second=speed)
-        self._tell(
-            event,
-            loss=event["loss"],
-            learning_rate=event["learning_rate"],
-            gradient_norm=event["gradient_norm"],
-            tokens_per_second=speed,
-        )
-
-    def _on_validation(self, event: dict[str, Any]) -> None:
-        if self._tell(event, validation_loss=event["validation_loss"]):
-            self._run.log(f"step {event['step']}: validation loss {event['validation_loss']:.4f}")
-
-    def _on_checkpoint(self, event: dict[str, Any]) -> None:
-        self.blocked.append(event["blocked_seconds"])
-        self._run.log(
-            f"checkpoint of step {event['step']} written in {event['seconds']:.1f} s, "
-            f"{event['blocked_seconds']:.2f} s of it without training"
-        )
-
-    def _count_start(self) -> None:
-        self.starts += 1
-        if self.starts > 1:
-            self._run.log(f"workers failed and were started again ({self.starts - 1} of {self._config.max_failures})")
-
-    def _tell(self, event: dict[str, Any], **values: float) -> bool:
-        """Record a point of a series once, though steps are repeated after a restart."""
-        if event["step"] <= self._told[event["kind"]]:
-            return False
-        self._told[event["kind"]] = event["step"]
-        self._run.metrics(event["step"], **{f"train.{name}": value for name, value in values.items()})
-        return True
-
-
-_SERIES = ("step", "validation")
-
-
 def _train(
     config: PretrainConfig, stage_run: StageRun, task: WorkerTask, gpus_per_worker: float, follower: Follower
 ) -> None:
     resources = {"CPU": config.cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     workers = f"{config.num_workers} worker" + ("s" if config.num_workers > 1 else "")
     ensure_fits([resources] * config.num_workers, f"pretrain ({workers})", log=stage_run.log)
-    trainer = _trainer(config, stage_run.work, task, resources)
     started = time.time()
-    failed: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:
-            # Handed to the main thread, which explains it.
-            failed.append(error)
-
-    with _environment(_RAY_TRAIN_SETTINGS):
-        # Ray Train would take over the handling of Ctrl-C for good if it ran in the main thread.
-        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
-            follower.poll()
-        follower.poll()
-    if follower.first_step_time is not None:
-        follower.first_step_time -= started
-    if failed:
+    try:
+        with _environment(_RAY_TRAIN_SETTINGS), follower.following(), _signals_held() as when_stopped:
+            _trainer(config, stage_run.work, task, resources, when_stopped).fit()
+    except Exception as error:
         from tatara.train.failures import as_training_error
 
-        raise as_training_error(failed[0], max(0, follower.starts - 1)) from failed[0]
+        raise as_training_error(error, max(0, follower.starts - 1)) from error
+    if follower.first_step_time is not None:
+        follower.first_step_time -= started
 
 
-def _trainer(config: PretrainConfig, work: Path, task: WorkerTask, resources: dict[str, float]) -> Any:
+def _trainer(
+    config: PretrainConfig,
+    work: Path,
+    task: WorkerTask,
+    resources: dict[str, float],
+    when_stopped: Callable[[Callable[[], None]], None],
+) -> Any:
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from tatara.train.failures import StopOnOwnErrors
     from tatara.train.pretrain_worker import train
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Stop in our way: Ray's handler would stay after the run, and only knows SIGINT."""
+            when_stopped(lambda: ray.kill(controller))
+
     on_gpu = "GPU" in resources
     storage = work / "ray-train"
     shutil.rmtree(storage, ignore_errors=True)
-    return TorchTrainer(
+    return Trainer(
         train,
         train_loop_config=vars(task),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
@@ -203,6 +129,36 @@ def _trainer(config: PretrainConfig, work: Path, task: WorkerTask, resources: di
             worker_runtime_env=None if on_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
         ),
     )
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Let a stop signal end what the block waits for, and only then do what the signal does elsewhere.
+
+    Ray loses an exception that a signal handler raises while the main thread waits inside of Ray.
+
+    Yields:
+        Takes the function that ends the wait; before it is called, signals do what they did.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    received: list[int] = []
+
+    def hold(stop: Callable[[], None]) -> None:
+        def handle(number: int, _: Any) -> None:
+            received.append(number)
+            stop()
+
+        for number in STOP_SIGNALS:
+            signal.signal(number, handle)
+
+    try:
+        yield hold
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
 
 
 @contextlib.contextmanager
