@@ -222,9 +222,8 @@ def with_cpu(run: Callable[[Load], Result], before: set[psutil.Process]) -> Call
 
 
 def measure(found: dict[str, Callable[[Load], Result]], arguments: argparse.Namespace) -> None:
-    print(
-        f"\n{'load':24}{'contestant':12}{'requests/s':>12}{'of engine':>11}{'first token ms':>16}{'over engine':>13}{'CPU ms':>9}"
-    )
+    columns = f"{'requests/s':>12}{'of engine':>11}{'first token ms':>16}{'over engine':>13}{'CPU ms':>9}"
+    print(f"\n{'load':24}{'contestant':12}{columns}")
     for concurrency in arguments.concurrency:
         for stream in (False, True):
             results: dict[str, list[Result]] = {name: [] for name in found}

@@ -1,6 +1,7 @@
 """What the ranks of the engine and checkpoint tests do."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,23 @@ def load_and_train(tokens: str, layout: dict[str, Any], root: str, until: int) -
     training = checkpoint_writer.load(run.engine, found)
     before = [json.loads(line)["loss"] for line in (found.path / "losses.jsonl").read_text().splitlines()]
     return training["step"], before, [run.step(step) for step in range(training["step"], until)]
+
+
+def save_to_a_full_disk(tokens: str, root: str) -> str:
+    """The message of a checkpoint whose files cannot grow beyond 100 kB."""
+    run = Run(tokens, {})
+    run.step(0)
+    writer = CheckpointWriter(run.engine, Path(root), keep=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        writer.save(1, {"layout": run.engine.layout.dump()}, [])
+        writer.finish()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return "written"
 
 
 def fail_to_load(tokens: str, layout: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from model.ranks import run_ranks
+from tatara.train import checkpoint
 from train import engine_cases
 from train.tokens_cases import write_tokens
 
@@ -49,6 +50,14 @@ def test_another_layout_continues_up_to_rounding(tokens, saved, world, layout):
     assert after[0][0] == pytest.approx(losses[8][0], rel=1e-5)
     reference = run_ranks(1, engine_cases.train, tokens, {}, STEPS + 1)[0][0]
     assert after[1][0] == pytest.approx(reference[9][0], rel=1e-5)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_no_checkpoint(tokens, tmp_path):
+    message = run_ranks(1, engine_cases.save_to_a_full_disk, tokens, str(tmp_path))[0]
+    assert message.startswith(f"StorageError: cannot write a checkpoint to {tmp_path}: rank 0 could not write")
+    assert "is the disk full?" in message
+    assert "\n" not in message
+    assert checkpoint.newest(tmp_path, print) is None
 
 
 @pytest.mark.slow

@@ -49,7 +49,6 @@ def serve(stage: Stage, options: Mapping[str, Any]) -> None:
     serve_forever(
         find_model(job),
         job.config,  # type: ignore[arg-type]
-        name=None if "/" in job.name or job.name == stages.STANDALONE else job.name,
         address=options["address"],
         ask=options["ask"],
         keep=options["keep"] or options["ask"] is None,

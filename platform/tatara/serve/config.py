@@ -56,5 +56,6 @@ STAGE = Stage(
     config=ServeConfig,
     inputs={"model": "model"},
     run="tatara.serve.serve_run:run",
+    arguments=("--once",),
     extra="serve",
 )

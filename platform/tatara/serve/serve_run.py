@@ -33,7 +33,11 @@ def run(config: ServeConfig, stage_run: StageRun) -> dict[str, Any]:
             for answer in answers
         ],
     )
-    return {"model": endpoint.model, "ready_seconds": round(endpoint.start_seconds, 1)} | _figures(answers)
+    return {
+        "model": endpoint.model,
+        "address": f"{endpoint.url}/v1",
+        "ready_seconds": round(endpoint.start_seconds, 1),
+    } | _figures(answers)
 
 
 def _ask(endpoint: Endpoint, config: ServeConfig, stage_run: StageRun) -> list[Answer]:

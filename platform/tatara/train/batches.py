@@ -134,7 +134,7 @@ def read_packing(path: Path, sequence_length: int) -> Packing:
         table.column(name).to_numpy().astype(np.int64) for name in ("bin", "document", "offset", "length")
     )
     if not len(bins):
-        raise DataError(f"the packing plan {path} is empty: there is nothing to train on")
+        raise DataError(f"the packing plan {path} is empty: the corpus is too small for this split")
     if (np.diff(bins) < 0).any():
         raise DataError(f"the packing plan {path} is not sorted by bin")
     num_bins = int(bins[-1]) + 1

@@ -21,7 +21,10 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from torch.distributed.checkpoint.api import CheckpointException
 
+from tatara import storage
+from tatara.errors import StorageError
 from tatara.train import checkpoint
 from tatara.train.checkpoint import Checkpoint
 from tatara.train.engine import SHARDING, Engine
@@ -74,8 +77,16 @@ class CheckpointWriter:
             step: Steps trained so far.
             training: JSON-able state for ``training.json`` and the manifest; only rank 0's is written.
             losses: One JSON-able record per step for ``losses.jsonl``; only rank 0's are written.
+
+        Raises:
+            StorageError: The disk is full, or cannot be written.
         """
         finished = self.finish()
+        with storage.errors_named(str(self._root), "write a checkpoint to"):
+            self._pending = self._start(step, training, losses)
+        return finished
+
+    def _start(self, step: int, training: dict[str, Any], losses: Sequence[dict[str, Any]]) -> _Pending:
         started = time.perf_counter()
         partial = self._begin(step)
         state = self._engine.sharded_state(loading=False)
@@ -97,9 +108,7 @@ class CheckpointWriter:
             (partial / "losses.jsonl").write_text(lines, encoding="utf-8")
         thread = threading.Thread(target=_write, args=(request, buckets), name=f"checkpoint-{step}", daemon=True)
         thread.start()
-        blocked = time.perf_counter() - started
-        self._pending = _Pending(partial, step, training, request, thread, started, blocked)
-        return finished
+        return _Pending(partial, step, training, request, thread, started, time.perf_counter() - started)
 
     def poll(self) -> Written | None:
         """Publish the checkpoint in the making if every rank has written its part; call between steps."""
@@ -112,17 +121,21 @@ class CheckpointWriter:
         return self.finish() if int(done) else None
 
     def finish(self) -> Written | None:
-        """Wait for the checkpoint in the making, if there is one, and publish it."""
+        """Wait for the checkpoint in the making, if there is one, and publish it.
+
+        Raises:
+            StorageError: A rank could not write its part; it is told on rank 0.
+        """
         pending, self._pending = self._pending, None
         if pending is None:
             return None
         started = time.perf_counter()
         pending.thread.join()
-        for finalise in pending.request.finalize_fns:
-            finalise()
-        if dist.get_rank() == 0:
-            checkpoint.publish(pending.partial, pending.step, pending.description)
-            checkpoint.prune(self._root, self._keep)
+        with storage.errors_named(str(self._root), "write a checkpoint to"):
+            _finalise(pending.request, self._root)
+            if dist.get_rank() == 0:
+                checkpoint.publish(pending.partial, pending.step, pending.description)
+                checkpoint.prune(self._root, self._keep)
         dist.barrier()
         now = time.perf_counter()
         return Written(pending.step, pending.blocked + now - started, now - pending.started)
@@ -154,6 +167,20 @@ def load(engine: Engine, found: Checkpoint) -> dict[str, Any]:
             torch.cuda.set_rng_state(loaded["rng"]["cuda"])
         get_cuda_rng_tracker().set_states(loaded["rng"]["tracker"])
     return training
+
+
+def _finalise(request: Any, root: Path) -> None:
+    """Gather what every rank wrote, on rank 0."""
+    try:
+        for finalise in request.finalize_fns:
+            finalise()
+    except CheckpointException as error:
+        # torch's archive writer tells a full disk as an unexpected position in the file.
+        rank, (cause, _) = next(iter(error.failures.items()))
+        told = str(cause).splitlines()[-1] if str(cause) else type(cause).__name__
+        raise StorageError(
+            f"cannot write a checkpoint to {root}: rank {rank} could not write its part, is the disk full? ({told})"
+        ) from error
 
 
 def _random_state() -> ShardedObject:

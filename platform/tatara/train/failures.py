@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train.v2.api.callback import UserCallback
 
 from tatara.errors import TataraError
@@ -38,7 +39,8 @@ def as_training_error(error: BaseException, restarts: int) -> TataraError:
         return own
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     if failures:
-        rank, first = min(failures.items())
+        # When a process dies, the other ranks fail too, in the collective that they wait in.
+        rank, first = min(failures.items(), key=lambda item: (not isinstance(item[1], RayActorError), item[0]))
         told = f"worker {rank} failed with {_one_line(first)}"
     else:
         told = _one_line(error)

@@ -1,0 +1,125 @@
+"""The whole way, small: raw text, a model, an answered HTTP request, through the quickstart recipe itself."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from corpus import write_corpus
+from s3 import free_port
+from tatara.artifact import Store
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The recipe over a small corpus, with a small vocabulary and few steps."""
+    directory = tmp_path_factory.mktemp("quickstart")
+    corpus = write_corpus(directory / "corpus.jsonl", documents=60)
+    return [
+        *(str(RECIPE), "--root", str(directory / "root"), "--corpus", str(corpus), "--vocab_size", "512"),
+        *("--sequence_length", "64", "--steps", "12", "--serve.port", str(free_port())),
+    ]
+
+
+@pytest.fixture(scope="module")
+def root(arguments: list[str]) -> Path:
+    """The artifact root after the recipe ran to its end."""
+    done = tatara("run", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Path(arguments[2])
+
+
+def tatara(*line: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tatara", *line]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
+def test_every_stage_left_a_verified_artifact(root: Path) -> None:
+    store = Store(root)
+    for kind in ("documents", "tokens", "checkpoint", "model", "endpoint"):
+        assert store.open(f"{kind}/quickstart@1").verify() == [], kind
+    lineage = [node.reference for node in store.lineage(store.open("endpoint/quickstart")).walk()]
+    assert lineage == [f"{kind}/quickstart@1" for kind in ("endpoint", "model", "checkpoint", "tokens", "documents")]
+
+
+def test_the_model_is_what_was_trained(root: Path) -> None:
+    store = Store(root)
+    proof = store.open("model/quickstart").read_json("proof.json")
+    assert proof["max_abs_logit_diff"] <= 1e-4
+    losses = store.open("checkpoint/quickstart").local("losses.jsonl").read_text().splitlines()
+    assert json.loads(losses[-1])["loss"] < json.loads(losses[0])["loss"]
+
+
+def test_the_model_answered_over_http(root: Path) -> None:
+    answers = Store(root).open("endpoint/quickstart").read_json("answers.json")
+    assert answers
+    assert all(answer["completion"] == answer["streamed"] for answer in answers)
+
+
+def test_the_report_shows_all_of_it(root: Path) -> None:
+    (report,) = (root / "runs" / "quickstart").glob("*/report.html")
+    text = report.read_text()
+    for kind in ("documents", "tokens", "checkpoint", "model", "endpoint"):
+        assert f"{kind}/quickstart@1" in text
+    assert "loss" in text
+    assert not re.search(r"(src|href)=[\"']https?://", text)
+
+
+def test_running_it_again_does_nothing(root: Path, arguments: list[str]) -> None:
+    done = tatara("run", *arguments)
+    assert done.returncode == 0
+    assert "nothing to do: 5 of 5 stages of 'quickstart' are up to date" in done.stdout
+    assert "report.html" in done.stdout
+
+
+def test_changing_one_stage_runs_it_and_what_depends_on_it(root: Path, arguments: list[str]) -> None:
+    done = tatara("run", *arguments, "--steps", "14", "--dry-run")
+    assert re.search(r"tokenize\s+skip", done.stdout)
+    for stage in ("pretrain", "export", "serve"):
+        assert re.search(rf"{stage}\s+run\s+\w+/quickstart@2", done.stdout), done.stdout
+    assert re.search(r"steps 12 -> 14", done.stdout)
+
+
+def test_serve_asks_prints_and_leaves_nothing(root: Path, arguments: list[str]) -> None:
+    port = arguments[arguments.index("--serve.port") + 1]
+    line = ("serve", "--recipe", str(RECIPE), "--root", str(root), "--model", "model/quickstart@1", "--port", port)
+    done = tatara(*line, "--ask", "The function")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"http://127.0.0.1:{port}" in done.stdout
+    assert "The function" in done.stdout
+
+
+def test_serve_stays_until_it_is_told_to_stop(root: Path, arguments: list[str]) -> None:
+    port = arguments[arguments.index("--serve.port") + 1]
+    command = [sys.executable, "-m", "tatara", "serve", "--root", str(root), "--model", "model/quickstart@1"]
+    process = subprocess.Popen([*command, "--port", port], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 200
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
+                    assert json.load(answer)["data"][0]["id"] == "quickstart"
+                break
+            except OSError:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode in (0, 130), output
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert alive == []
+    finally:
+        if process.poll() is None:
+            process.kill()
