@@ -63,23 +63,27 @@ def with_model(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_of_recipe(stage: Stage, options: Mapping[str, Any]) -> Job:
-    """The serve stage of a recipe, with its model at the version that the recipe makes.
+    """The serve stage of a recipe, with the newest version of its model (or the one of ``--model``).
 
     Raises:
         ConfigError: The recipe serves nothing.
     """
     from tatara.recipe.definition import load_recipe
-    from tatara.recipe.planning import plan_recipe
 
-    given = {f"serve.{key}": value for key, value in stages.overrides_from(stage.config, options).items()}
     recipe = load_recipe(options["recipe"], root=options["root"], name=options["name"])
-    keys = [item.key for item in recipe.stages if item.stage.name == stage.name]
-    if not keys:
+    found = [item for item in recipe.stages if item.stage.name == stage.name]
+    if not found:
         raise ConfigError(f"{options['recipe']} has no serve stage")
-    overrides = {key.replace("serve.", f"{keys[0]}.", 1): value for key, value in given.items()}
-    recipe = load_recipe(options["recipe"], overrides, root=options["root"], name=options["name"])
-    (planned,) = [item for item in plan_recipe(recipe) if item.item.key == keys[0]]
-    return planned.job
+    given = {f"{found[0].key}.{key}": value for key, value in stages.overrides_from(stage.config, options).items()}
+    recipe = load_recipe(options["recipe"], given, root=options["root"], name=options["name"])
+    by_key = {item.key: item for item in recipe.stages}
+    item = by_key[found[0].key]
+    if "model" in item.upstream:
+        maker = by_key[item.upstream["model"]]
+        model = f"{maker.stage.kind}/{maker.name}"
+    else:
+        model = item.external["model"]
+    return Job(stage, item.config, item.name, recipe.root, {"model": options["model"] or model})
 
 
 def find_model(job: Job) -> Artifact | Path:
