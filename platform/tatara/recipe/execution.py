@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from tatara import artifact, interrupts, storage
 from tatara.artifact import Store
-from tatara.errors import RecipeError
+from tatara.errors import RecipeError, TataraError
 from tatara.progress import duration, parse_event
 from tatara.recipe.definition import Recipe
 from tatara.recipe.display import Display
@@ -118,28 +119,30 @@ def _run_stages(
             run.outcomes[current] = run.outcomes[current].ended(run.status, tail(run, current))
         with interrupts.ignored():
             display.close()
-            write_record(run.directory, run.recipe, planned, run.outcomes, run.status, run.started)
             total = duration(time.time() - run.started)
-            display.line(f"{run.recipe.name}: {run.status} after {total}; report: {run.report}")
+            try:
+                write_record(run.directory, run.recipe, planned, run.outcomes, run.status, run.started)
+                display.line(f"{run.recipe.name}: {run.status} after {total}; report: {run.report}")
+            except (TataraError, OSError) as error:
+                # What went wrong before is what the user must read; the report comes second.
+                display.line(f"{run.recipe.name}: {run.status} after {total}; no report: {error}")
 
 
 def _run_stage(run: Run, item: PlannedStage, launcher: Launcher, display: Display) -> None:
     key = item.item.key
-    log = run.directory / "logs" / f"{key}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = StageLog(run.directory / "logs" / f"{key}.log", display.line)
     run.outcomes[key] = StageOutcome("running", None, started=time.time())
     display.start(key)
     running = launcher.start(item.job, run.directory / "jobs" / f"{key}.yaml")
     error = ""
     try:
-        with log.open("a", encoding="utf-8") as file:
+        with log:
             for line in running.lines():
                 event = parse_event(line)
                 if event is not None:
                     display.progress(key, event.get("progress", {}))
                     continue
-                file.write(line + "\n")
-                file.flush()
+                log.write(line)
                 if line.startswith("error: "):
                     error = line.removeprefix("error: ")
                 elif line.startswith("["):
@@ -157,7 +160,42 @@ def _run_stage(run: Run, item: PlannedStage, launcher: Launcher, display: Displa
         return
     run.outcomes[key] = run.outcomes[key].ended("failed", tail(run, key))
     why = error or (f"exit status {code}" if code else "it ended well but committed nothing")
-    raise RecipeError(f"stage {key} failed: {why} (log: {log})")
+    raise RecipeError(f"stage {key} failed: {why} (log: {log.path})")
+
+
+class StageLog:
+    """A stage's log; a disk that is full costs the log, not the run."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self.path = path
+        self._say = say
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "StageLog":
+        with self._forgiven():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def write(self, line: str) -> None:
+        """Append a line at once."""
+        if self._file is not None:
+            with self._forgiven():
+                self._file.write(line + "\n")
+                self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with self._forgiven():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            self._say(f"  the log {self.path} is cut short: {error.strerror}")
 
 
 def _find(item: PlannedStage) -> artifact.Artifact | None:

@@ -45,8 +45,8 @@ class Launcher(Protocol):
 
 def write_job(job: Job, file: Path) -> None:
     """Write a job file that ``tatara <stage> --config FILE`` runs."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(job.literals(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(job.literals(), sort_keys=False, allow_unicode=True)
+    storage.write_bytes(str(file), text.encode())
 
 
 class LocalLauncher:

@@ -4,6 +4,7 @@ A file and not a queue: it survives every process, needs no resources, and costs
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         """Open a file to append to; a line that a killed writer left torn is closed first."""
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        torn = _ends_torn(path)
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if torn:
             self._stream.write("\n")
@@ -48,6 +49,14 @@ class EventReader:
         whole = fresh[: fresh.rfind(b"\n") + 1]
         self._offset += len(whole)
         return [event for event in map(_parse, whole.splitlines()) if event is not None]
+
+
+def _ends_torn(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with open(path, "rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) != b"\n"
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
