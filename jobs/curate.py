@@ -1,9 +1,10 @@
 """Entrypoint of the curate stage for `ray job submit --working-dir . -- python jobs/curate.py --config FILE`."""
 
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+# In place of this directory, whose tokenize.py would shadow the standard library's.
+sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "platform")
 
 from tatara.cli import main
 

@@ -5,6 +5,7 @@ exits with 1. Anything else is a defect of ours and keeps its traceback.
 """
 
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -40,12 +41,39 @@ class ClusterError(TataraError):
     """The Ray cluster cannot be reached, or can never hold what is asked of it."""
 
 
+class TrainingError(TataraError):
+    """Training cannot go on: the loss is not a number, or workers failed too often."""
+
+
 class RecipeError(TataraError):
     """A recipe is not a DAG of known stages, or one of its stages failed."""
 
 
 class MissingExtraError(TataraError):
     """An optional dependency is not installed."""
+
+
+def own_error(error: BaseException | None) -> TataraError | None:
+    """The error of ours that an exception is, or that Ray wrapped into it; None when it is a defect."""
+    return next((each for each in causes(error) if isinstance(each, TataraError)), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and all that it was raised because of, outermost first, in Python's way and in Ray's."""
+    yield from _unwrap(error, set())
+
+
+def _unwrap(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    # Of Ray Train (per worker, of the controller), of a task, of Ray Data, of Python.
+    inner = [*getattr(error, "worker_failures", {}).values()]
+    inner += [getattr(error, name, None) for name in ("controller_failure", "cause", "_base_exc", "__cause__")]
+    for each in inner:
+        if isinstance(each, BaseException):
+            yield from _unwrap(each, seen)
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -14,8 +14,12 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
-class Interrupted(BaseException):
-    """The user, or whoever supervises us, asked to stop; not an `Exception`, so that nothing takes it for a failure."""
+class Interrupted(KeyboardInterrupt):
+    """The user, or whoever supervises us, asked to stop.
+
+    A `KeyboardInterrupt`, since that is the one exception of a signal handler that ``ray.get`` lets through (as a bare
+    `KeyboardInterrupt`: catch that where Ray may have been waiting).
+    """
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tatara.artifact import Draft, InputEntry, SourcesEntry, Store
-from tatara.cli.command import call, ours
-from tatara.errors import DataError
+from tatara.cli.command import call
+from tatara.errors import DataError, own_error
 from tatara.recipe.stages import STAGES
 
 
@@ -123,8 +123,8 @@ def test_our_error_is_found_behind_what_ray_wraps_it_in() -> None:
     wrapped.__cause__ = DataError("the corpus is empty")
     outer = RuntimeError("job failed")
     outer.cause = wrapped  # type: ignore[attr-defined]
-    assert str(ours(outer)) == "the corpus is empty"
-    assert ours(RuntimeError("a defect")) is None
+    assert str(own_error(outer)) == "the corpus is empty"
+    assert own_error(RuntimeError("a defect")) is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

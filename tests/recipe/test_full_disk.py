@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from corpus import write_corpus
 
+from corpus import write_corpus
 from tatara.artifact import Draft, Store
 
 pytestmark = pytest.mark.ray

@@ -4,8 +4,8 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 
-from tatara.errors import DataError
-from tatara.train.failures import StopOnOwnErrors, TrainingError, as_training_error, own_error
+from tatara.errors import DataError, TrainingError, own_error
+from tatara.train.failures import StopOnOwnErrors, as_training_error
 
 
 def test_an_error_of_ours_comes_out_as_it_went_in():

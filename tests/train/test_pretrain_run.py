@@ -17,7 +17,7 @@ import pytest
 
 import tatara.cluster
 from tatara.artifact import Draft, Store
-from tatara.train.failures import TrainingError
+from tatara.errors import TrainingError
 from tatara.train.pretrain_worker import read_losses
 from train.pretrain_driver import pretrain
 from train.tokens_cases import VOCABULARY, write_tokens

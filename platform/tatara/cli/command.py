@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 import tatara
-from tatara import interrupts
 from tatara.cli import inspection, running, stages
-from tatara.errors import TataraError
+from tatara.errors import own_error
 
 _INTERRUPTED = 130
 _SHELLS = ("bash", "zsh", "fish")
@@ -49,17 +48,6 @@ commands.add_command(inspection.verify)
 commands.add_command(inspection.doctor)
 
 
-def ours(error: BaseException | None) -> TataraError | None:
-    """The `TataraError` that an exception is or, as Ray's are, was raised because of."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, TataraError):
-            return error
-        seen.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 well, 1 an error (one line), 2 a wrong command line, 130 interrupted."""
     sys.exit(call(arguments))
@@ -71,20 +59,18 @@ def call(arguments: list[str] | None = None) -> int:
         result: Any = commands.main(arguments, prog_name="tatara", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted: nothing was committed half-way; run the same command again to go on", file=sys.stderr)
         return _INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except Exception as error:
-        found = ours(error)
+        found = own_error(error)
         if found is None:
             raise
         print(f"error: {' '.join(str(found).split())}", file=sys.stderr, flush=True)
         return 1
-    except (KeyboardInterrupt, interrupts.Interrupted):
-        print("interrupted: nothing was committed half-way; run the same command again to go on", file=sys.stderr)
-        return _INTERRUPTED
     return result if isinstance(result, int) else 0
 
 

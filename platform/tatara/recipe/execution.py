@@ -108,7 +108,7 @@ def _run_stages(
             _run_stage(run, item, launcher, display)
             current = ""
         run.status = "done"
-    except interrupts.Interrupted:
+    except KeyboardInterrupt:
         run.status = "interrupted"
         raise
     except BaseException:

@@ -52,7 +52,7 @@ def serve_forever(
             finally:
                 if not connected_before:
                     cluster.disconnect()
-    except interrupts.Interrupted:
+    except KeyboardInterrupt:
         log("stopped")
 
 

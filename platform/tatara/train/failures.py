@@ -1,16 +1,11 @@
 """Failures of a training run as one clear line, whatever Ray wrapped around them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train.v2.api.callback import UserCallback
 
-from tatara.errors import TataraError
-
-
-class TrainingError(TataraError):
-    """Training cannot go on: the loss is not a number, or workers failed too often."""
+from tatara.errors import TataraError, TrainingError, causes, own_error
 
 
 class StopOnOwnErrors(UserCallback):
@@ -25,11 +20,6 @@ class StopOnOwnErrors(UserCallback):
             own = own_error(error)
             if own is not None:
                 raise own
-
-
-def own_error(error: BaseException) -> TataraError | None:
-    """The error of ours inside an error of Ray's, if there is one."""
-    return next((each for each in _unwrap(error, set()) if isinstance(each, TataraError)), None)
 
 
 def as_training_error(error: BaseException, restarts: int) -> TataraError:
@@ -48,19 +38,7 @@ def as_training_error(error: BaseException, restarts: int) -> TataraError:
     return TrainingError(f"training failed{again}: {told}; run it again to continue from the last checkpoint")
 
 
-def _unwrap(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
-    if error is None or id(error) in seen:
-        return
-    seen.add(id(error))
-    yield error
-    inner = [*getattr(error, "worker_failures", {}).values()]
-    inner += [getattr(error, name, None) for name in ("controller_failure", "cause", "_base_exc", "__cause__")]
-    for each in inner:
-        if isinstance(each, BaseException):
-            yield from _unwrap(each, seen)
-
-
 def _one_line(error: BaseException) -> str:
-    innermost = [*_unwrap(error, set())][-1]
+    innermost = [*causes(error)][-1]
     lines = [line.strip() for line in str(innermost).splitlines() if line.strip()]
     return f"{type(innermost).__name__}: {lines[-1] if lines else 'no message'}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tatara.cluster import ensure_fits
+from tatara.errors import TrainingError
 from tatara.interrupts import STOP_SIGNALS
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
@@ -67,8 +68,6 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
         _train(config, stage_run, task, gpus, follower)
         final = checkpoint.newest(checkpoints, stage_run.log)
     if final is None or final.step < config.steps:
-        from tatara.train.failures import TrainingError
-
         raise TrainingError(f"training ended, but {checkpoints} holds no whole checkpoint of step {config.steps}")
     _write_payload(stage_run.output.path, final, spec, tokens)
     return _summary(spec, follower, final)

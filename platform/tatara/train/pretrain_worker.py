@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tatara.errors import TrainingError
 from tatara.model.spec import ModelSpec
-from tatara.train.failures import TrainingError
 from tatara.train.pretrain import PretrainConfig, check_layout, validation_rounds
 
 CHECKPOINTS = "checkpoints"
