@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,9 +15,12 @@ import pytest
 import yaml
 
 from corpus import write_corpus
+from engine.tiny_llama import write_tiny_llama
 from ray_head import RayHead, ray_head
+from s3 import free_port
 from tatara import cluster
-from tatara.artifact import Store
+from tatara.artifact import Draft, Store
+from train.tokens_cases import write_tokens
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,31 +73,108 @@ def test_the_standard_library_is_not_shadowed_inside_a_job(head: RayHead) -> Non
         assert "working_dir" not in line
 
 
-def test_ray_job_stop_leaves_nothing_running(head: RayHead, tmp_path: Path) -> None:
+def submit(head: RayHead, name: str, *entrypoint: str) -> None:
+    submitted = ray_job(
+        head, "submit", "--no-wait", "--submission-id", name, "--working-dir", ".", "--", "python", *entrypoint
+    )
+    assert submitted.returncode == 0, submitted.stderr
+
+
+def wait_until(condition: Callable[[], object], what: str, head: RayHead, job: str, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: {ray_job(head, 'logs', job).stdout}"
+        time.sleep(0.2)
+
+
+# Ray's own: of each node, or detached from the first job that used them and shared by all later ones.
+RAYS_OWN = (
+    "IDLE",
+    "DashboardAgent",
+    "RuntimeEnvAgent",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+    "PlacementGroup",
+)
+
+
+def idle(process: psutil.Process) -> bool:
+    """Whether a process belongs to no job."""
+    try:
+        line = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
+    if line.startswith("ray::"):
+        return line.removeprefix("ray::").startswith(RAYS_OWN)
+    return "jobs/" not in line and "EngineCore" not in line
+
+
+def free_cpus(head: RayHead) -> float:
+    """Logical CPUs that nothing reserves."""
+    code = "import ray; ray.init(log_to_driver=False); print('FREE', ray.available_resources().get('CPU', 0))"
+    environment = {**os.environ, **head.environment, "RAY_ADDRESS": head.address}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split("FREE ")[1].split()[0])
+
+
+def stop_and_check(head: RayHead, job: str, before: set[int]) -> None:
+    """Stop a job as its user would, then see that no process of it is left."""
+    stopped = ray_job(head, "stop", job)
+    assert stopped.returncode == 0, stopped.stderr
+
+    def left() -> list[psutil.Process]:
+        return [process for process in head.processes() if process.pid not in before and not idle(process)]
+
+    deadline = time.monotonic() + 60
+    while left():
+        assert time.monotonic() < deadline, [process.cmdline() for process in left()]
+        time.sleep(0.2)
+    assert free_cpus(head) == 2.0
+
+
+def test_ray_job_stop_ends_a_data_stage(head: RayHead, tmp_path: Path) -> None:
     before = {process.pid for process in head.processes()}
     job = job_file(tmp_path, write_corpus(tmp_path / "corpus.jsonl", documents=70))
-    submitted = ray_job(
-        head, "submit", "--no-wait", "--submission-id", "stop-me", "--working-dir", ".", "--",
-        "python", "jobs/curate.py", "--config", str(job),
-    )  # fmt: skip
-    assert submitted.returncode == 0, submitted.stderr
+    submit(head, "stop-curate", "jobs/curate.py", "--config", str(job))
     root = tmp_path / "root"
-    deadline = time.monotonic() + 120
-    while not list(root.glob("documents/.attempts/*/")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    stopped = ray_job(head, "stop", "stop-me")
-    assert stopped.returncode == 0, stopped.stderr
-    deadline = time.monotonic() + 60
-    while ours := [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "jobs/curate.py" in " ".join(process.info["cmdline"] or []) and process.pid not in before
-    ]:
-        assert time.monotonic() < deadline, ours
-        time.sleep(0.2)
+    wait_until(lambda: list(root.glob("documents/.attempts/*/")), "no attempt", head, "stop-curate")
+    stop_and_check(head, "stop-curate", before)
     assert Store(root).versions("documents", "job") == []
     assert list(root.glob("documents/.attempts/*/")) == []
+
+
+def test_ray_job_stop_ends_training_and_its_workers(head: RayHead, tmp_path: Path) -> None:
+    before = {process.pid for process in head.processes()}
+    root = tmp_path / "root"
+    attempt = Store(root).begin(Draft("tokens", "t", 1, "tokenize", "0" * 64))
+    shutil.copytree(write_tokens(tmp_path / "tokens"), attempt.path, dirs_exist_ok=True)
+    attempt.commit({}, 1.0)
+    line = ("--root", str(root), "--name", "t", "--input", "tokens=tokens/t@1", "--steps", "100000")
+    submit(head, "stop-pretrain", "jobs/pretrain.py", *line)
+
+    def trains() -> bool:
+        return any("train.loss" in path.read_text() for path in root.glob("work/pretrain-*/metrics.jsonl"))
+
+    wait_until(trains, "no step", head, "stop-pretrain")
+    stop_and_check(head, "stop-pretrain", before)
+    assert Store(root).versions("checkpoint", "t") == []
+
+
+def test_ray_job_stop_ends_a_server_and_its_engine(head: RayHead, tmp_path: Path) -> None:
+    before = {process.pid for process in head.processes()}
+    model, port = write_tiny_llama(tmp_path / "tiny"), free_port()
+    submit(head, "stop-serve", "jobs/serve.py", "--model", str(model), "--port", str(port))
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    wait_until(answers, "no answer", head, "stop-serve")
+    stop_and_check(head, "stop-serve", before)
+    assert not answers()
 
 
 def test_a_recipe_is_submitted_stage_by_stage(head: RayHead, tmp_path: Path) -> None:
