@@ -60,6 +60,21 @@ def test_arrow_reads_what_was_written(any_root: str) -> None:
     assert pq.read_table(path, filesystem=fs)["x"].to_pylist() == [1, 2]
 
 
+def test_a_file_on_a_web_server_is_listed_and_read(tmp_path) -> None:
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    (tmp_path / "c.jsonl").write_bytes(b"{}\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/c.jsonl"
+        (file,) = storage.list_files(url)
+        assert (file.url, file.path, file.size) == (url, "c.jsonl", 3)
+        assert storage.read_bytes(url) == b"{}\n"
+        assert storage.sha256(url) == hashlib.sha256(b"{}\n").hexdigest()
+        server.shutdown()
+
+
 def test_errors_name_the_url_and_the_fix(any_root: str) -> None:
     with pytest.raises(StorageError, match=r"cannot read .*nothing\.txt: no such file"):
         storage.read_bytes(storage.join(any_root, "nothing.txt"))

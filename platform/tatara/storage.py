@@ -115,13 +115,6 @@ def exists(url: str) -> bool:
         return bool(fs.exists(path))
 
 
-def is_directory(url: str) -> bool:
-    """Whether a URL is a directory (on an object store: a prefix with something below it)."""
-    fs, path = filesystem(url)
-    with errors_named(url, "look at"):
-        return bool(fs.isdir(path))
-
-
 def read_bytes(url: str) -> bytes:
     """The whole content of a file.
 
@@ -180,13 +173,17 @@ def list_files(url: str) -> list[FileInfo]:
     """Every file below a URL (or the file itself), sorted by path."""
     fs, path = filesystem(url)
     with errors_named(url, "list"):
-        found = fs.find(path, detail=True)
-    scheme = "" if is_local(absolute(url)) else url.split("://", 1)[0] + "://"
+        # A web server lists nothing: there a URL is one file, whose size it need not tell.
+        web = path.startswith(("http://", "https://"))
+        found = {path: fs.info(path)} if web else fs.find(path, detail=True)
+    scheme = "" if web or is_local(absolute(url)) else url.split("://", 1)[0] + "://"
     files = []
     for name, info in found.items():
         relative = name[len(path.rstrip("/")) + 1 :] if name != path else name.rsplit("/", 1)[-1]
         etag = info.get("ETag") or info.get("etag")
-        files.append(FileInfo(f"{scheme}{name}", relative, int(info["size"]), str(etag).strip('"') if etag else None))
+        files.append(
+            FileInfo(f"{scheme}{name}", relative, int(info["size"] or 0), str(etag).strip('"') if etag else None)
+        )
     return sorted(files, key=lambda file: file.path)
 
 
