@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -31,3 +32,12 @@ def any_root(request: pytest.FixtureRequest, tmp_path) -> str:
     if request.param == "local":
         return str(tmp_path / "root")
     return f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}"
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The directory of labelled and real data that $TATARA_SAMPLE_DATA names; without it the test is skipped."""
+    found = os.environ.get("TATARA_SAMPLE_DATA")
+    if not found or not Path(found).is_dir():
+        pytest.skip("needs the sample data: set TATARA_SAMPLE_DATA to their directory")
+    return Path(found)
