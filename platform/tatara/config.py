@@ -30,6 +30,11 @@ class Config(BaseModel):
         """The resolved configuration as JSON-able literals."""
         return self.model_dump(mode="json")
 
+    @classmethod
+    def more_fields(cls) -> Iterator[tuple[str, FieldInfo]]:
+        """Dotted keys that may be set besides those of the declared fields."""
+        yield from ()
+
 
 def operational(default: Any = ..., **field: Any) -> Any:
     """A field that changes where or how fast a stage runs, not what it makes (paths, ports, worker counts).
@@ -135,6 +140,8 @@ def leaf_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", field
         else:
             yield from leaf_fields(nested, f"{prefix}{name}.")
+    if issubclass(model, Config):
+        yield from ((f"{prefix}{key}", field) for key, field in model.more_fields())
 
 
 def nested_model(annotation: Any) -> type[BaseModel] | None:
@@ -178,12 +185,29 @@ def _copy(value: Any) -> Any:
 
 def _set(target: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
-    for parent in parents:
+    for place, parent in enumerate(parents):
         inner = target.get(parent)
+        if isinstance(inner, list) and place + 1 < len(parents):
+            # A list of named things: strings, or mappings with one key. The rest of the path goes to the one named.
+            inner = target = _named(inner, parents[place + 1])
+            continue
         if not isinstance(inner, dict):
             inner = target[parent] = {}
         target = inner
     target[last] = value
+
+
+def _named(items: list[Any], name: str) -> dict[str, Any]:
+    """A mapping under which an override may set ``name``: the item of that name, or a new one at the end."""
+    for index, item in enumerate(items):
+        if item == name:
+            items[index] = item = {name: {}}
+        if isinstance(item, dict) and list(item) == [name]:
+            item[name] = item[name] if isinstance(item[name], dict) else {}
+            return item
+    items.append({name: {}})
+    added: dict[str, Any] = items[-1]
+    return added
 
 
 def _explain(model: type[BaseModel], error: pydantic.ValidationError, where: str, overrides: set[str]) -> str:

@@ -151,6 +151,14 @@ def write_bytes(url: str, data: bytes, *, exclusive: bool = False) -> None:
             fs.pipe_file(path, data, mode="create" if exclusive else "overwrite")
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write a local file that has its name only when it is whole, and takes the place of one that is there."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with errors_named(str(path), "write"):
+        partial.write_bytes(data)
+        os.replace(partial, path)
+
+
 def make_directory(url: str) -> None:
     """Make a local directory and its parents; nothing to do on an object store."""
     if is_local(url):

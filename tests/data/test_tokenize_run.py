@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
-from corpus import topics, write_corpus
+from corpus import topics
 from tatara.artifact import Artifact, Store
-from tatara.data import curate_run, tokenize_run
-from tatara.data.curate import STAGE as CURATE
-from tatara.data.curate import CurateConfig
+from tatara.data import tokenize_run
 from tatara.data.tokenize import STAGE, TokenizeConfig
+from tatara.data.tokenizer import parts
 from tatara.errors import DataError
 from tatara.stage import Stage, standalone
 
@@ -21,15 +21,19 @@ CONFIG = TokenizeConfig(vocab_size=600, sequence_length=128, validation_fraction
 DOCUMENTS = Stage(name="by_hand", kind="documents", config=TokenizeConfig, inputs={}, run="")
 
 
-def write_documents(root: Path | str, texts: dict[str, str], parts: int = 1) -> Artifact:
-    """A documents artifact of texts by id, in some number of files."""
-    with standalone(DOCUMENTS, CONFIG, root=root, name=f"in{parts}") as attempt:
+def write_documents(
+    root: Path | str, texts: dict[str, str], files: int = 1, more: dict[str, list[Any]] | None = None
+) -> Artifact:
+    """A documents artifact of texts by id, in some number of files, with more columns where they are given."""
+    with standalone(DOCUMENTS, CONFIG, root=root, name=f"in{files}") as attempt:
         folder = attempt.stage_run.output.path / "documents"
         folder.mkdir(parents=True)
         items = list(texts.items())
-        for i, chunk in enumerate(np.array_split(np.arange(len(items)), parts)):
+        for i, chunk in enumerate(np.array_split(np.arange(len(items)), files)):
             rows = [{"id": items[k][0], "text": items[k][1]} for k in chunk]
             table = pa.Table.from_pylist(rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
+            for name, values in (more or {}).items():
+                table = table.append_column(name, pa.array([values[k] for k in chunk]))
             pq.write_table(table, folder / f"part-{i:05d}.parquet")
         return attempt.commit({})
 
@@ -46,7 +50,7 @@ def hashes(artifact: Artifact) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def tokens(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     root = tmp_path_factory.mktemp("tokens")
-    return tokenize(write_documents(root, topics(), parts=3), root)
+    return tokenize(write_documents(root, topics(), files=3), root)
 
 
 def test_megatron_and_hugging_face_read_back_every_document(tokens: Artifact) -> None:
@@ -90,8 +94,8 @@ def test_the_packing_plan_covers_every_target_once(tokens: Artifact) -> None:
 
 
 def test_held_out_documents_stay_the_same_when_others_come(tokens: Artifact, tmp_path: Path) -> None:
-    def held_out(texts: dict[str, str], parts: int) -> set[str]:
-        documents = write_documents(tmp_path / f"{len(texts)}-{parts}", texts, parts)
+    def held_out(texts: dict[str, str], files: int) -> set[str]:
+        documents = write_documents(tmp_path / f"{len(texts)}-{files}", texts, files)
         found = tokenize_run.split(documents, CONFIG)
         ids = [pq.read_table(part.url)["id"].to_pylist() for part in found]
         assert not any((part.held_out & part.for_training).any() for part in found)
@@ -109,8 +113,130 @@ def test_held_out_documents_stay_the_same_when_others_come(tokens: Artifact, tmp
 
 
 def test_the_same_bytes_for_any_number_of_files_and_tasks(tokens: Artifact, tmp_path: Path) -> None:
-    again = tokenize(write_documents(tmp_path, topics(), parts=7), tmp_path)
+    again = tokenize(write_documents(tmp_path, topics(), files=7), tmp_path)
     assert hashes(again) == hashes(tokens)
+
+
+def stored(artifact: Artifact) -> dict[str, dict[str, np.ndarray]]:
+    """Each split's documents' lengths and how often the plan has each of them, by counting targets."""
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    found = {}
+    for name in ("train", "validation"):
+        data = IndexedDataset(str(artifact.local(f"{name}.bin"))[: -len(".bin")])
+        # A copy: what it shows goes away with the data set.
+        lengths = data.sequence_lengths.copy()
+        plan = pq.read_table(artifact.local(f"{name}-packing.parquet")).to_pandas()
+        pairs = np.bincount(plan["document"], weights=plan["length"] - 1, minlength=len(lengths))
+        found[name] = {"lengths": lengths, "times": pairs / np.maximum(lengths - 1, 1)}
+    return found
+
+
+def test_documents_are_repeated_in_training_alone(tmp_path: Path) -> None:
+    texts = topics()
+    repeats = [i % 4 for i in range(len(texts))]
+    documents = write_documents(tmp_path, texts, 3, {"repeats": repeats, "source": ["a/x.md"] * len(texts)})
+    packing = {"long_documents": [{"min_tokens": 2000, "repeat": 3, "sources": ["a/*"]}]}
+    config = TokenizeConfig.model_validate({**CONFIG.model_dump(), "packing": packing})
+    found = stored(tokenize(documents, tmp_path, config))
+    out = np.concatenate([part.held_out for part in tokenize_run.split(documents, config)])
+    expected = np.array(repeats)[~out] * np.where(found["train"]["lengths"] >= 2000, 3, 1)
+    assert (found["train"]["lengths"] >= 2000).any()
+    assert found["train"]["times"].tolist() == expected.tolist()
+    assert (found["validation"]["times"] == 1).all()
+
+
+@pytest.mark.parametrize("strategy", ["concatenate", "length_bucketed"])
+def test_other_ways_to_pack_are_read_by_training(tmp_path: Path, strategy: str) -> None:
+    from tatara.train.batches import PackedTokens
+
+    config = TokenizeConfig.model_validate({**CONFIG.model_dump(), "packing": {"strategy": strategy}})
+    artifact = tokenize(write_documents(tmp_path, topics()), tmp_path, config)
+    packed = PackedTokens(Path(artifact.local()), "train", 128)
+    assert packed.packing.num_targets == artifact.metrics["train_tokens"] - artifact.metrics["train_documents"]
+    assert artifact.metrics["train_fill"] > 0.999
+    assert packed.batch([0]).loss_weights.all()
+
+
+def test_bytes_per_token_by_language_and_source(tmp_path: Path) -> None:
+    texts = {**topics(), **{f"ja{i}": "日本語の文章がここにある。" * (i + 1) for i in range(30)}}
+    languages = ["ja" if name.startswith("ja") else "en" for name in texts]
+    sources = [f"{language}-docs/{i}.txt" for i, language in enumerate(languages)]
+    artifact = tokenize(write_documents(tmp_path, texts, 4, {"language": languages, "source": sources}), tmp_path)
+    found = artifact.read_json("tokens.json")["compression"]
+    assert set(found["language"]) == {"en", "ja"}
+    assert set(found["source"]) == {"en-docs", "ja-docs"}
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(artifact.local("tokenizer") / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    mine = [text for text, language in zip(texts.values(), languages, strict=True) if language == "ja"]
+    tokens = sum(len(tokenizer.encode(text).ids) for text in mine)
+    size = sum(len(text.encode()) for text in mine)
+    expected = {"documents": 30, "bytes": size, "tokens": tokens, "bytes_per_token": round(size / tokens, 4)}
+    assert found["language"]["ja"] == found["source"]["ja-docs"] == expected
+
+
+def test_a_given_tokenizer_is_used_and_extended(tokens: Artifact, tmp_path: Path) -> None:
+    given = str(tokens.local("tokenizer"))
+    documents = write_documents(tmp_path, topics(), files=2)
+    same = tokenize(documents, tmp_path, CONFIG.model_copy(update={"tokenizer": given}), "given")
+    described_apart = {"tokens.json", "sources.jsonl"}
+    assert {path: digest for path, digest in hashes(same).items() if path not in described_apart} == {
+        path: digest for path, digest in hashes(tokens).items() if path not in described_apart
+    }
+    more = tokenize(documents, tmp_path, CONFIG.model_copy(update={"tokenizer": given, "extend_to": 900}), "more")
+    described = more.read_json("tokens.json")
+    assert described["vocab_size"] == 900
+    assert described["eos_id"] == tokens.read_json("tokens.json")["eos_id"]
+    counts = described["compression"]["language"]["unknown"]
+    assert (
+        counts["tokens"]
+        < counts["tokens_before"]
+        == tokens.read_json("tokens.json")["compression"]["language"]["unknown"]["tokens"]
+    )
+
+
+def test_both_engines_write_the_same_bytes(tokens: Artifact, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"engine": "huggingface"})
+    assert hashes(tokenize(write_documents(tmp_path, topics(), 2), tmp_path, config)) == hashes(tokens)
+
+
+def test_the_tokenizer_is_trained_on_chosen_languages(tmp_path: Path) -> None:
+    texts = topics()
+    languages = ["en" if i % 3 else "fr" for i in range(len(texts))]
+    documents = write_documents(tmp_path, texts, 2, {"language": languages})
+    config = CONFIG.model_copy(update={"training_languages": ("fr",)})
+    chosen = np.concatenate([part.for_training for part in tokenize_run.split(documents, config)])
+    assert chosen.any()
+    assert not (chosen & (np.array(languages) == "en")).any()
+    with pytest.raises(DataError, match="no document for training the tokenizer is in xx"):
+        tokenize_run.split(documents, CONFIG.model_copy(update={"training_languages": ("xx",)}))
+
+
+def test_documents_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    texts = ["x" * 3_000_000, "", "日本" * 10, *["small"] * 1000, "y" * 30_000_000, "end"]
+    pq.write_table(pa.table({"id": list(map(str, range(len(texts)))), "text": texts}), path)
+    chosen = np.ones(len(texts), bool)
+    chosen[5] = False
+    arrays = list(parts.texts(str(path), chosen))
+    assert [text for array in arrays for text in array.to_pylist()] == [*texts[:5], *texts[6:]]
+    assert max(sum(map(len, array.to_pylist()[:-1])) for array in arrays) <= 8_000_000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"vocab_size": 300, "reserved_tokens": 100},
+        {"extend_to": 1000},
+        {"tokenizer": "x", "special_tokens": ["<a>"]},
+        {"special_tokens": ["<a>", "<a>"]},
+    ],
+)
+def test_a_wrong_vocabulary_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TokenizeConfig.model_validate(values)
 
 
 def test_a_spelt_out_special_token_does_not_end_a_document(tmp_path: Path) -> None:
@@ -141,10 +267,10 @@ def test_the_tokenizer_is_trained_on_no_more_than_it_may(tmp_path: Path) -> None
     sizes = {name: len(text.encode()) for name, text in topics().items()}
     for limit in (1, 50_000, 10**9):
         config = CONFIG.model_copy(update={"training_bytes": limit})
-        parts = tokenize_run.split(documents, config)
+        found = tokenize_run.split(documents, config)
         chosen = [
             name
-            for part in parts
+            for part in found
             for name, yes in zip(pq.read_table(part.url)["id"].to_pylist(), part.for_training, strict=True)
             if yes
         ]
@@ -152,21 +278,11 @@ def test_the_tokenizer_is_trained_on_no_more_than_it_may(tmp_path: Path) -> None
         assert sum(sizes[name] for name in chosen) <= max(limit, max(sizes.values()))
 
 
-def test_from_a_corpus_on_s3_to_tokens_on_s3(s3_bucket: str, tmp_path: Path) -> None:
-    from tatara import storage
-
-    url = f"{s3_bucket}/tokenize"
-    storage.write_bytes(f"{url}/in.jsonl", write_corpus(tmp_path / "in.jsonl").read_bytes())
-    config = CurateConfig(corpus=f"{url}/in.jsonl")
-    with standalone(CURATE, config, root=f"{url}/root", name="t") as attempt:
-        documents = attempt.commit(curate_run.run(config, attempt.stage_run))
-    remote = tokenize(documents, f"{url}/root")
+def test_from_documents_on_s3_to_tokens_on_s3(tokens: Artifact, s3_bucket: str) -> None:
+    root = f"{s3_bucket}/tokenize"
+    remote = tokenize(write_documents(root, topics(), files=2), root)
     assert remote.verify() == []
-
-    local_config = CurateConfig(corpus=str(tmp_path / "in.jsonl"))
-    with standalone(CURATE, local_config, root=tmp_path / "root", name="t") as attempt:
-        local = attempt.commit(curate_run.run(local_config, attempt.stage_run))
-    assert hashes(tokenize(local, tmp_path / "root")) == hashes(remote)
+    assert hashes(remote) == hashes(tokens)
 
 
 def test_the_report_and_the_manifest_have_the_figures(ray_cluster: None, tmp_path: Path) -> None:
@@ -175,7 +291,8 @@ def test_the_report_and_the_manifest_have_the_figures(ray_cluster: None, tmp_pat
         summary = tokenize_run.run(CONFIG, attempt.stage_run)
         reports: dict[str, Any] = dict(attempt.stage_run.reports)
     assert json.loads(json.dumps(summary)) == summary
-    table = reports["table"]
+    table, *others = reports["table"]
+    assert all(len(row) == len(other["columns"]) for other in others for row in other["rows"])
     assert [row[0] for row in table["rows"]] == ["train", "validation"]
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
     assert 0.9 < summary["train_fill"] <= 1

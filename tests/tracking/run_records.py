@@ -27,6 +27,39 @@ def loss_rows(steps: int) -> list[dict[str, Any]]:
     return rows
 
 
+def curation(text: str) -> dict[str, Any]:
+    """What curation reports beside its funnel."""
+    example = {
+        "cluster": text,
+        "copies": 3,
+        "kept": {"id": text, "excerpt": f"one two {text}"},
+        "removed": [{"id": text, "similarity": 0.91, "reason": text, "excerpt": f"one three {text}"}],
+    }
+    match = {"benchmark": text, "item": text, "document": text, "overlap": 0.75, "start": 17, "excerpt": f"a {text}"}
+    return {
+        "histograms": [
+            {"title": text, "unit": text, "bars": [{"label": f"label of {text}", "value": 7}]},
+            {"title": text, "bars": [{"label": f"{2**i}", "value": i**4} for i in range(20)], "log": True},
+            {"title": text, "bars": [{"label": name, "value": 12_345} for name in ("en", "ja")]},
+        ],
+        "duplicate_clusters": {
+            "sizes": [{"label": "2", "value": 40}, {"label": "3+", "value": 2}],
+            "examples": [example],
+        },
+        "curve": {
+            "title": text,
+            "x": "similarity",
+            "y": "share missed",
+            "series": [{"name": text, "points": [[i / 10, 1 - i / 11] for i in range(11)]} for _ in range(3)],
+            "marks": [{"x": 0.8, "label": text}],
+        },
+        "contamination": {
+            "table": {"title": text, "columns": ["benchmark", "items"], "rows": [[text, 1319]]},
+            "examples": [{**match, "item_excerpt": f"b {text}"}],
+        },
+    }
+
+
 def curate(text: str = "An honest document.") -> StageRecord:
     return StageRecord(
         name="curate",
@@ -45,6 +78,7 @@ def curate(text: str = "An honest document.") -> StageRecord:
             },
             "document_samples": [{"id": "a", "source": text, "language": "en", "excerpt": text}] * 9,
             "dropped_samples": [{"reason": text, "id": text, "value": 0.93, "excerpt": text}],
+            **curation(text),
         },
     )
 

@@ -140,6 +140,10 @@ def test_what_is_known_about_a_run_is_in_its_report() -> None:
         "Throughput",
         "Gradient norm",
         "validation",
+        "Benchmark items in the corpus",
+        "75% of the item",
+        "similarity 0.91",
+        "logarithmic scale",
     ):
         assert expected in text, expected
 
@@ -194,8 +198,14 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-keys = st.sampled_from(["funnel", "dropped_samples", "document_samples", "generations", "proof", "table", "other"])
+keys = st.sampled_from(
+    [
+        *("funnel", "dropped_samples", "document_samples", "generations", "proof", "table", "other"),
+        *("histograms", "duplicate_clusters", "curve", "contamination"),
+    ]
+)
 columns = ("stages", "dropped", "documents", "bytes", "name", "reason", "columns", "rows", "title", "excerpt")
+columns += ("bars", "label", "value", "sizes", "examples", "kept", "removed", "series", "points", "marks", "x", "table")
 odd_rows = st.fixed_dictionaries({}, optional=dict.fromkeys(columns, json_values))
 
 

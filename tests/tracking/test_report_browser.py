@@ -78,14 +78,17 @@ def test_hovering_a_chart_reads_out_its_values_and_the_log_switch_needs_no_scrip
 ) -> None:
     page.open(report, width=1280)
     hover = (
-        "(() => { const plot = document.querySelector('.plot'); const box = plot.getBoundingClientRect();"
+        "((plot) => { const box = plot.getBoundingClientRect();"
         "plot.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + box.width / 2, clientY: box.top }));"
-        "return plot.querySelector('.tip').innerText; })()"
+        "return plot.querySelector('.tip').innerText; })"
     )
-    shown = page.evaluate(hover)
+    assert "similarity 0.5" in page.evaluate(f"{hover}(document.querySelector('.plot[data-x]'))")
+    shown = page.evaluate(f"{hover}(document.querySelector('.plot:not([data-x])'))")
     assert "step 30" in shown
     assert "training 3.0" in shown
-    displays = "[...document.querySelector('.planes').children].map((plane) => getComputedStyle(plane).display)"
+    displays = (
+        "[...document.querySelector('.log-switch ~ .planes').children].map((plane) => getComputedStyle(plane).display)"
+    )
     assert page.evaluate(displays) == ["grid", "none"]
     page.evaluate("document.querySelector('.log-switch').checked = true")
     assert page.evaluate(displays) == ["none", "grid"]

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import tatara
-from tatara.cli import inspection, running, stages
+from tatara.cli import curating, inspection, running, stages
 from tatara.errors import own_error
 
 _INTERRUPTED = 130
@@ -46,6 +46,7 @@ commands.add_command(running.run)
 commands.add_command(inspection.show)
 commands.add_command(inspection.verify)
 commands.add_command(inspection.doctor)
+commands.add_command(curating.steps)
 
 
 def main(arguments: list[str] | None = None) -> None:

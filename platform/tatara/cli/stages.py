@@ -49,6 +49,10 @@ def command(name: str) -> click.Command | None:
         from tatara.cli.serving import serve_command
 
         return serve_command()
+    if name == "curate":
+        from tatara.cli.curating import curate_command
+
+        return curate_command()
     stage = find_stage(name)
 
     def run(**options: Any) -> None:
@@ -80,6 +84,7 @@ def stage_options(stage: Stage) -> list[click.Parameter]:
 def field_options(model: type[Config]) -> list[click.Parameter]:
     """An option ``--dotted.key VALUE`` for every field of a configuration."""
     options: list[click.Parameter] = []
+    more = {key for key, _ in model.more_fields()}
     for key, field in config.leaf_fields(model):
         default = "" if field.is_required() else f"  [default: {field.get_default(call_default_factory=True)}]"
         spellings = [f"--{key}", *([f"--{key.replace('_', '-')}"] if "_" in key else [])]
@@ -88,6 +93,7 @@ def field_options(model: type[Config]) -> list[click.Parameter]:
                 [*spellings, f"{_FIELD}{key}".replace(".", "__").replace(":", "_")],
                 metavar=config.type_name(field.annotation).upper(),
                 help=" ".join((field.description or "").split()) + default,
+                hidden=key in more,
             )
         )
     return options

@@ -1,4 +1,4 @@
-"""Run a function over shards with Ray Data: one task per shard, results as they come."""
+"""Run a function over shards or records on Ray, results as they come: passes over documents, and small tasks."""
 
 import logging
 import pickle
@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 from tatara.errors import TataraError
 
 Result = TypeVar("Result")
+_IN_FLIGHT = 4
 
 
 def map_shards(function: Callable[[dict[str, Any]], Result], items: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in the order of completion.
+    """Yield ``function(item)`` for each item, in the order of completion, with Ray Data.
+
+    For passes over documents: Ray Data decides how many shards are under way, within the resources that there are.
 
     Args:
         function: Runs in a Ray task of one CPU; writes its shard's files itself and returns a small record.
@@ -25,23 +28,61 @@ def map_shards(function: Callable[[dict[str, Any]], Result], items: Sequence[Map
 
     if not items:
         return
-
-    def guarded(item: dict[str, Any]) -> dict[str, Any]:
-        # As data, because the cause of an error does not survive Ray's wrapping. Pickled, because a record is not
-        # always something that Arrow can hold.
-        try:
-            return {"result": pickle.dumps(function(item))}
-        except TataraError as error:
-            return {"result": pickle.dumps(error)}
-
+    guarded = _guarded(function)
     # The stage shows its own progress. Ray Data's plans and bars would bury it, and so would its warning that they
     # are off; other warnings, of resources that are not there for example, stay.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     log_once("ray_data_progress_manager_disabled")
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
-    for row in dataset.map(guarded).iter_rows():
-        result = pickle.loads(row["result"])
-        if isinstance(result, TataraError):
-            raise result
-        yield result
+    for row in dataset.map(lambda item: {"result": guarded(item)}).iter_rows():
+        yield _opened(row["result"])
+
+
+def map_tasks(function: Callable[[dict[str, Any]], Result], items: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in the order of completion, as plain Ray tasks of one CPU.
+
+    For the many small jobs between passes, where a Ray Data execution (about a second) would cost more than the work.
+    What is one job alone is done right here.
+
+    Raises:
+        TataraError: What a task raised on purpose, as it was raised.
+    """
+    if len(items) == 1:
+        yield function(dict(items[0]))
+        return
+    if not items:
+        return
+    import ray
+
+    guarded = ray.remote(num_cpus=1, max_retries=5)(_guarded(function))
+    # Enough to keep every CPU busy; more would only hold records in the object store.
+    window = max(8, _IN_FLIGHT * int(ray.cluster_resources().get("CPU", 1)))
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(guarded.remote(dict(item)))
+        if len(waiting) >= window:
+            [done], waiting = ray.wait(waiting, num_returns=1)
+            yield _opened(ray.get(done))
+    while waiting:
+        [done], waiting = ray.wait(waiting, num_returns=1)
+        yield _opened(ray.get(done))
+
+
+def _guarded(function: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], bytes]:
+    def guarded(item: dict[str, Any]) -> bytes:
+        # As data, because the cause of an error does not survive Ray's wrapping. Pickled, because a record is not
+        # always something that Arrow can hold.
+        try:
+            return pickle.dumps(function(item))
+        except TataraError as error:
+            return pickle.dumps(error)
+
+    return guarded
+
+
+def _opened(result: bytes) -> Any:
+    found = pickle.loads(result)
+    if isinstance(found, TataraError):
+        raise found
+    return found

@@ -41,6 +41,8 @@ class StepConfig(Config):
     """Name under which a pipeline lists the step; reasons for drops begin with it."""
     implementation: ClassVar[str]
     """``module:Class``, a `RowStep` or a `GlobalStep`, imported where the work is done."""
+    light: ClassVar[bool] = False
+    """Whether doing the step again is cheaper than storing what it lets pass."""
 
     only: Selection = Selection()
     """Which documents the step looks at."""
@@ -78,6 +80,9 @@ class RowStep(ABC):
             JSON-able data, empty for nothing.
         """
         return {}
+
+    def publish(self, output: Path) -> None:  # noqa: B027
+        """Write what later runs can be given, such as a trained model, below a directory of the artifact."""
 
 
 class EachStep(RowStep):

@@ -7,7 +7,7 @@ from tatara.errors import ConfigError
 from tatara.stage import Stage
 
 STAGES = {
-    "curate": "tatara.data.curate",
+    "curate": "tatara.data.pipeline.config",
     "tokenize": "tatara.data.tokenize",
     "pretrain": "tatara.train.pretrain",
     "export": "tatara.train.export",

@@ -76,6 +76,7 @@ def differences(
         for key in after
         if key in identity and before.get(key, _MISSING) != after[key]
     ]
+    changed += [f"{key} {value} is gone" for key, value in before.items() if key not in after]
     changed += [
         f"input {name} is another one"
         for name, value in input_fingerprints.items()
@@ -89,7 +90,12 @@ def differences(
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        if isinstance(item, Mapping):
+        if isinstance(item, list) and item and all(isinstance(part, Mapping) and len(part) == 1 for part in item):
+            # Named things in order, such as steps.
+            flat[f"{prefix}{key}"] = ", ".join(next(iter(part)) for part in item)
+            for part in item:
+                flat.update(_flat(part, f"{prefix}{key}."))
+        elif isinstance(item, Mapping):
             flat.update(_flat(item, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = item

@@ -27,7 +27,15 @@ class Curve:
     points: Sequence[Point]
     """(step, value), finite, by rising step."""
     style: str = "a"
-    """``"a"`` (accent) or ``"b"`` (second colour, with point marks)."""
+    """``"a"`` (accent), ``"b"`` (second colour, with point marks) or ``"c"`` (muted, dashed)."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place on the x axis that a chart points out, such as a threshold."""
+
+    at: float
+    label: str
 
 
 def curve_points(series: Iterable[Mapping[str, Any]], name: str) -> tuple[list[Point], int]:
@@ -128,6 +136,7 @@ def line_chart(
     unit: str = "",
     x_label: str = "step",
     log_toggle: bool = False,
+    marks: Sequence[Mark] = (),
 ) -> Markup:
     """A chart of one or more curves over one x axis.
 
@@ -138,16 +147,18 @@ def line_chart(
         unit: Unit of the y axis.
         x_label: Caption of the x axis.
         log_toggle: Offer a logarithmic y axis (where all values are positive).
+        marks: Vertical lines, where they are within the curves' reach.
     """
     values = [y for curve in curves for _, y in curve.points]
     steps = [x for curve in curves for x, _ in curve.points]
     x_scale = Scale(min(steps), max(steps))
     linear = value_scale(values)
     toggle = log_toggle and LOG_RANGE[0] < min(values) < max(values) < LOG_RANGE[1]
-    label = describe(title, unit, curves)
-    planes = [_plane(curves, x_scale, linear, label, x_label)]
+    marks = [mark for mark in marks if x_scale.low <= mark.at <= x_scale.high]
+    label = describe(title, unit, curves, x_label, marks)
+    planes = [_plane(curves, x_scale, linear, label, x_label, marks)]
     if toggle:
-        planes.append(_plane(curves, x_scale, value_scale(values, log=True), label, x_label))
+        planes.append(_plane(curves, x_scale, value_scale(values, log=True), label, x_label, marks))
     box = f"{identity}-log"
     return tag(
         "figure",
@@ -169,16 +180,17 @@ def line_chart(
     )
 
 
-def describe(title: str, unit: str, curves: Sequence[Curve]) -> str:
+def describe(title: str, unit: str, curves: Sequence[Curve], x_label: str = "step", marks: Sequence[Mark] = ()) -> str:
     """A chart in a sentence, for those who do not see it."""
     parts = []
     for curve in curves:
         (first_step, first), (last_step, last) = curve.points[0], curve.points[-1]
         values = [y for _, y in curve.points]
         parts.append(
-            f"{curve.label} goes from {figure(first)} at step {figure(first_step)} to {figure(last)} at step "
+            f"{curve.label} goes from {figure(first)} at {x_label} {figure(first_step)} to {figure(last)} at {x_label} "
             f"{figure(last_step)} (lowest {figure(min(values))}, highest {figure(max(values))})"
         )
+    parts += [f"{mark.label} is at {x_label} {figure(mark.at)}" for mark in marks]
     return f"{title}{f' in {unit}' if unit else ''}: {'; '.join(parts)}."
 
 
@@ -192,7 +204,9 @@ def _legend(curves: Sequence[Curve]) -> Markup | None:
     )
 
 
-def _plane(curves: Sequence[Curve], x_scale: Scale, y_scale: Scale, label: str, x_label: str) -> Markup:
+def _plane(
+    curves: Sequence[Curve], x_scale: Scale, y_scale: Scale, label: str, x_label: str, pointed: Sequence[Mark]
+) -> Markup:
     y_ticks = log_ticks(y_scale.low, y_scale.high) if y_scale.log else ticks(y_scale.low, y_scale.high)
     x_ticks = ticks(x_scale.low, x_scale.high, 6)
     grid = join(
@@ -200,7 +214,7 @@ def _plane(curves: Sequence[Curve], x_scale: Scale, y_scale: Scale, label: str, 
         [tag("line", x1=x_scale.at(x), x2=x_scale.at(x), y1=988, y2=1000, class_="axis") for x in x_ticks],
         tag("line", x1=0, x2=1000, y1=1000, y2=1000, class_="axis"),
     )
-    lines, marks = [], []
+    lines, marks = _pointers(pointed, x_scale)
     for curve in curves:
         placed = [(x_scale.at(x), VIEW - y_scale.at(y)) for x, y in curve.points]
         path = "M" + "L".join(f"{short(x)} {short(y)}" for x, y in placed)
@@ -224,6 +238,7 @@ def _plane(curves: Sequence[Curve], x_scale: Scale, y_scale: Scale, label: str, 
         # One copy of the points is enough for both planes.
         data_curves=json.dumps(data, separators=(",", ":")) if not y_scale.log else None,
         data_bounds=json.dumps(bounds),
+        data_x=x_label if x_label != "step" else None,
     )
     y_axis = [tag("span", axis_label(y, y_ticks), style=f"top:{short((VIEW - y_scale.at(y)) / 10)}%") for y in y_ticks]
     # An invisible copy of the widest label gives the column its width.
@@ -245,6 +260,23 @@ def _plane(curves: Sequence[Curve], x_scale: Scale, y_scale: Scale, label: str, 
         tag("div", x_label, class_="x-label", aria_hidden="true"),
         class_="plane log" if y_scale.log else "plane linear",
     )
+
+
+def _pointers(marks: Sequence[Mark], scale: Scale) -> tuple[list[Markup], list[Markup]]:
+    """Lines and labels of what a chart points out."""
+    places = [(mark.label, scale.at(mark.at)) for mark in marks]
+    lines = [tag("line", x1=at, x2=at, y1=0, y2=1000, class_="pointer") for _, at in places]
+    labels = [
+        tag(
+            "span",
+            label,
+            style=f"left:{short(at / 10)}%",
+            class_="pointer-label before" if at > VIEW / 2 else "pointer-label",
+            aria_hidden="true",
+        )
+        for label, at in places
+    ]
+    return lines, labels
 
 
 def axis_label(value: float, all_ticks: Sequence[float]) -> str:

@@ -122,14 +122,14 @@ def dropped_samples(value: Any, limits: Limits) -> Markup | None:
         by_reason[str(sample.get("reason", "unknown"))].append(sample)
     if not by_reason:
         return None
-    each = max(1, limits.samples // len(by_reason))
+    each = max(1, limits.samples // len(by_reason), limits.samples // 6)
     groups = []
     for index, (reason, samples) in enumerate(list(by_reason.items())[: limits.rows]):
         cards = [_sample(sample, (), limits, with_value=True) for sample in samples[:each]]
         chip = tag("span", clip(reason, 80), class_="chip chip-bad")
         summary = tag("summary", chip, tag("span", f"{len(cards)} shown", class_="muted"))
         groups.append(tag("details", summary, tag("div", cards, class_="cards"), open=index == 0, class_="group"))
-    return join(groups)
+    return tag("div", groups, class_="groups")
 
 
 def _sample(sample: Mapping[str, Any], chips: Sequence[str], limits: Limits, *, with_value: bool = False) -> Markup:

@@ -46,7 +46,7 @@
         // The densest curve leads; others show only where they have a point near by.
         const lead = curves.reduce((best, curve, i) => (curve.p.length > curves[best].p.length ? i : best), 0);
         step = found[lead][0];
-        parts.tip.textContent = `step ${format(step)}`;
+        parts.tip.textContent = `${plot.dataset.x ?? "step"} ${format(step)}`;
         found.forEach(([px, py], i) => {
           const near = i === lead || Math.abs(px - step) <= (x1 - x0) * 0.02;
           parts.dots[i].style.cssText = `left:${across(px) * 100}%;top:${(1 - up(py)) * 100}%;display:${near ? "" : "none"}`;
@@ -72,7 +72,7 @@
       plot.addEventListener("blur", hide);
       plot.tabIndex = 0;
       plot.setAttribute("role", "group");
-      plot.setAttribute("aria-label", "Values by step: move with the left and right arrow keys");
+      plot.setAttribute("aria-label", `Values by ${plot.dataset.x ?? "step"}: move with the left and right arrow keys`);
       plot.addEventListener("keydown", (event) => {
         const move = { ArrowLeft: -0.02, ArrowRight: 0.02 }[event.key];
         if (move === undefined) return;

@@ -13,6 +13,7 @@ from typing import Any
 import tatara
 from tatara.errors import StorageError
 from tatara.tracking import corpus_sections as corpus
+from tatara.tracking import curation_sections as curation
 from tatara.tracking import run_sections as sections
 from tatara.tracking.charts import curve_points
 from tatara.tracking.limits import LEVELS, Limits, mappings, number
@@ -199,6 +200,17 @@ def _metric(run: RunRecord, name: str, *, series: str | None = None) -> float | 
 def _sections(run: RunRecord, limits: Limits) -> Iterator[Section]:
     yield "stages", "Time per stage", sections.timeline(run)
     yield "funnel", "Funnel", _per_stage(run, "funnel", _funnel)
+    yield "distributions", "Distributions", _per_stage(run, "histograms", curation.histograms)
+    yield (
+        "duplicates",
+        "Clusters of duplicates",
+        _per_stage(run, "duplicate_clusters", lambda value: curation.duplicate_clusters(value, limits)),
+    )
+    yield (
+        "contamination",
+        "Benchmark items in the corpus",
+        _per_stage(run, "contamination", lambda value: curation.contamination(value, limits)),
+    )
     yield (
         "documents",
         "Documents kept",
@@ -209,7 +221,7 @@ def _sections(run: RunRecord, limits: Limits) -> Iterator[Section]:
         "Documents dropped",
         _per_stage(run, "dropped_samples", lambda value: corpus.dropped_samples(value, limits)),
     )
-    curves = [(stage, drawn) for stage in run.stages if (drawn := sections.charts(stage, limits))]
+    curves = [(stage, drawn) for stage in run.stages if (drawn := _curves(stage, limits))]
     yield (
         "curves",
         "Curves",
@@ -227,6 +239,11 @@ def _sections(run: RunRecord, limits: Limits) -> Iterator[Section]:
     yield "configs", "Configs and figures", [sections.config(stage, limits) for stage in run.stages]
     yield "logs", "Logs", [drawn for stage in run.stages if (drawn := sections.log(stage, limits))]
     yield "environment", "Environment", sections.environment(run, limits)
+
+
+def _curves(stage: StageRecord, limits: Limits) -> Markup | None:
+    reported = curation.curves(stage.reports.get("curve"), stage.name, limits)
+    return join(sections.charts(stage, limits), reported) or None
 
 
 def _per_stage(run: RunRecord, key: str, draw: Any) -> list[Markup]:

@@ -1,0 +1,1 @@
+"""Main text of web pages: encodings, boilerplate removal, tables, code and mathematics."""

@@ -1,0 +1,1 @@
+"""Heuristic filters: published rules over the characters, words and lines of a document."""

@@ -1,0 +1,1 @@
+"""Mixing: how much of each source a training corpus holds."""

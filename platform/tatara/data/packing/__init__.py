@@ -1,0 +1,1 @@
+"""Packing: which piece of which document goes into which training sequence."""

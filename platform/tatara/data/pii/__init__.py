@@ -1,0 +1,1 @@
+"""Personally identifiable information and secrets: finding them, and redacting or dropping."""

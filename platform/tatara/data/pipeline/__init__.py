@@ -1,0 +1,1 @@
+"""The curation pipeline: ordered steps over documents, out of core, on Ray Data."""

@@ -1,0 +1,79 @@
+"""What of a curation people would rather look at than read, as data for the run report."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from tatara.data.pipeline.funnel import Funnel
+
+_LANGUAGES = 20
+
+
+def pictures(funnel: Funnel, figures: Mapping[str, Any], finished: Mapping[str, Any]) -> dict[str, Any]:
+    """Report keys to JSON-able data.
+
+    Args:
+        funnel: Counts of the run.
+        figures: What global steps found, by label.
+        finished: What row steps found, by label.
+    """
+    shown: dict[str, Any] = {}
+    histograms = [item for item in (_languages(funnel.languages), _lengths(funnel.lengths)) if item]
+    if histograms:
+        shown["histograms"] = histograms
+    clusters = _clusters(funnel)
+    if clusters:
+        shown["duplicate_clusters"] = clusters
+    for label, found in [*figures.items(), *finished.items()]:
+        if not isinstance(found, Mapping):
+            continue
+        for key in ("table", "curve", "contamination"):
+            if key in found:
+                name = key if key not in shown else f"{key}:{label}"
+                shown[name] = found[key]
+    return shown
+
+
+def _languages(languages: Counter[str]) -> dict[str, Any] | None:
+    if not languages:
+        return None
+    bars: list[dict[str, Any]] = [{"label": name, "value": n} for name, n in languages.most_common(_LANGUAGES)]
+    rest = sum(languages.values()) - sum(count for _, count in languages.most_common(_LANGUAGES))
+    if rest:
+        bars.append({"label": "others", "value": rest})
+    return {"title": "Languages", "unit": "documents", "bars": bars}
+
+
+def _lengths(lengths: Counter[int]) -> dict[str, Any] | None:
+    if not lengths:
+        return None
+    first, last = max(min(lengths), 0), max(lengths)
+    bars = [{"label": f"{_short(2**power)}+", "value": lengths.get(power, 0)} for power in range(first, last + 1)]
+    return {"title": "Length, characters", "unit": "documents", "bars": bars}
+
+
+def _short(count: int) -> str:
+    for unit, size in (("M", 1 << 20), ("k", 1 << 10)):
+        if count >= size:
+            return f"{count // size}{unit}"
+    return str(count)
+
+
+def _clusters(funnel: Funnel) -> dict[str, Any] | None:
+    bins: Counter[int] = Counter()
+    for copies, count in funnel.copies.items():
+        if copies > 1:
+            bins[copies if copies < 4 else 1 << copies.bit_length() - 1] += count
+    if not bins:
+        return None
+    sizes = []
+    for start in sorted(bins):
+        label = str(start) if start < 4 else f"{start}+"
+        sizes.append({"label": label, "value": bins[start]})
+    examples = []
+    for cluster, members in sorted(funnel.clusters.items()):
+        kept = next((item for item in members if "copies" in item), None)
+        removed = [item for item in members if "copies" not in item]
+        if kept and removed:
+            examples.append({"cluster": cluster, "copies": kept["copies"], "kept": kept, "removed": removed})
+    return {"sizes": sizes, "examples": examples}
