@@ -31,7 +31,8 @@ REQUIREMENTS = {
     "data-juicer": ["py-data-juicer[distributed]==1.6.0"],
     "libraries": ["datasketch", "rensa", "gaoya", "pyarrow"],
 }
-_INTERVAL = 0.1
+_INTERVAL = 0.2
+_MEMORY_EVERY = 5  # samples; proportional sizes are dear to ask for
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 
@@ -57,13 +58,13 @@ def measure(command: list[str], log: Path) -> dict[str, float]:
     ctypes.CDLL(None).prctl(_SUBREAPER, 1)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seen: dict[tuple[int, float], float] = {}
-    largest = tree = 0
+    largest = tree = turn = 0
     started = time.monotonic()
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
         while process.poll() is None:
-            total, biggest = _sample(seen)
-            largest, tree = max(largest, biggest), max(tree, total)
+            total, biggest = _sample(seen, turn % _MEMORY_EVERY == 0)
+            largest, tree, turn = max(largest, biggest), max(tree, total), turn + 1
             time.sleep(_INTERVAL)
     wall = time.monotonic() - started
     _reap(seen)
@@ -74,14 +75,14 @@ def measure(command: list[str], log: Path) -> dict[str, float]:
     return {"cpu": max(waited, sum(seen.values())), "wall": wall, "largest": largest / 1e6, "tree": tree / 1e6}
 
 
-def _sample(seen: dict[tuple[int, float], float]) -> tuple[int, int]:
+def _sample(seen: dict[tuple[int, float], float], memory: bool) -> tuple[int, int]:
     total = biggest = 0
     for process in psutil.Process().children(recursive=True):
         try:
             times = process.cpu_times()
             seen[process.pid, process.create_time()] = times.user + times.system
-            memory = process.memory_full_info().pss
-            total, biggest = total + memory, max(biggest, memory)
+            size = process.memory_full_info().pss if memory else 0
+            total, biggest = total + size, max(biggest, size)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total, biggest
@@ -91,7 +92,7 @@ def _reap(seen: dict[tuple[int, float], float]) -> None:
     """End what the command left behind."""
     deadline = time.monotonic() + 15
     while left := psutil.Process().children(recursive=True):
-        _sample(seen)
+        _sample(seen, False)
         for process in left if time.monotonic() > deadline - 10 else []:
             process.kill()
         psutil.wait_procs(left, timeout=0.5)

@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_extract.py SAMPLE_DATA [--only NAME ...] [--rounds 3] [--peers DIRECTORY]
 
 Peers that are not installed here go into an environment of their own (made on the first run, kept for the next). Each
-extractor gets the raw bytes. Time is CPU time of extraction alone, on one core; rounds alternate between extractors, and
-the median of a round's pages per second counts. Tatara's F1 is given twice: as it is used, with weights that have seen
-pages of these sites, and with weights that have not (held out), which is the figure to compare with.
+extractor gets the raw bytes. Time is CPU time of extraction alone, on one core; rounds alternate between extractors,
+and the median of a round's pages per second counts. Tatara's F1 is given twice: as it is used, with weights that have
+seen pages of these sites, and with weights that have not (held out), which is the figure to compare with.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 from extract_sets import Page, article_counts, article_scores, articles, fold_of, phrase_counts, phrase_scores, phrases
 
 PEERS = (
-    "trafilatura", "resiliparse", "readability-lxml", "lxml_html_clean", "justext", "goose3", "newspaper4k", "boilerpy3",
-    "news-please",
+    "trafilatura", "resiliparse", "readability-lxml", "lxml_html_clean", "justext", "goose3", "newspaper4k",
+    "boilerpy3", "news-please",
 )  # fmt: skip
 FOLD_WEIGHTS = Path(__file__).parents[1] / "data" / "extract"
 Extractor = Callable[[bytes], str | None]
@@ -247,7 +247,8 @@ def main() -> None:
         for name, rounds in answers.items() if rounds
     }  # fmt: skip
     print(
-        f"{'':24}{'articles F1':>12}{'prec.':>8}{'recall':>8}{'phrases F1':>12}{'prec.':>8}{'recall':>8}{'pages/s':>10}{'ratio':>8}"
+        f"{'':24}{'articles F1':>12}{'prec.':>8}{'recall':>8}"
+        f"{'phrases F1':>12}{'prec.':>8}{'recall':>8}{'pages/s':>10}{'ratio':>8}"
     )
     rows = [(name, answers[name][0]["scores"], rates[name]) for name in rates]
     if "tatara" in rates:

@@ -71,13 +71,14 @@ def deduplicate(corpus: Path, output: Path, workers: int, memory: int = 1 << 30,
         The step's figures.
     """
     fan_out: FanOut = serially
+    small: FanOut = serially
     if workers:
         import ray
 
-        from tatara.data.shard_map import map_shards
+        from tatara.data.shard_map import map_shards, map_tasks
 
         ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="ERROR")
-        fan_out = map_shards
+        fan_out, small = map_shards, map_tasks
     output.mkdir(parents=True, exist_ok=True)
     work = output / "work"
     step = FuzzyDedup(FuzzyDedupConfig(**values), work)
@@ -88,7 +89,7 @@ def deduplicate(corpus: Path, output: Path, workers: int, memory: int = 1 << 30,
     ]
     rows = dict(fan_out(partial(collect, step), items))
     shards = [ShardRows(number, rows[number]) for number in sorted(rows)]
-    figures = step.decide(shards, Rows(shard.rows for shard in shards), fan_out, memory)
+    figures = step.decide(shards, Rows(shard.rows for shard in shards), small, memory)
     for _ in fan_out(partial(keep, step), items):
         pass
     shutil.rmtree(work)

@@ -38,10 +38,13 @@ class Page:
 def articles(directory: Path) -> list[Page]:
     """The pages of which the whole article is known."""
     rows = json.loads(gzip.decompress((directory / "ground-truth.json.gz").read_bytes()))
+    pages = directory / "html"
     return [
-        Page(name, gzip.decompress((directory / "html" / f"{name}.html.gz").read_bytes()), row.get("url") or name, row["articleBody"])
+        Page(
+            name, gzip.decompress((pages / f"{name}.html.gz").read_bytes()), row.get("url") or name, row["articleBody"]
+        )
         for name, row in sorted(rows.items())
-    ]  # fmt: skip
+    ]
 
 
 def phrases(directory: Path) -> list[Page]:

@@ -6,11 +6,11 @@
 ``html/<id>.html.gz``); blocks are labelled by aligning a page's words with the article's. ``--pages`` is the ``tests``
 directory of a checkout of adbar/trafilatura (``evaldata.json``, ``cache/``, ``eval/``), or that of the sample data
 (``evaldata.json``, ``pages.tar.gz``): phrases that must and must not be found label the blocks they are in, and the
-others learn, with less weight, from what trafilatura's four modes agree on, the less the more phrases a mode gets wrong.
+others learn, with less weight, from what trafilatura's four modes agree on, the less the more phrases one gets wrong.
 
 Pages are split by site into folds. The second forest sees what the first says of pages that it was not trained on, in
-training as in use. Needs ``lightgbm`` and ``trafilatura``. The published weights come from all pages; ``--folds`` writes
-those of the folds, with which the tests measure.
+training as in use. Needs ``lightgbm`` and ``trafilatura``. The published weights come from all pages; ``--folds``
+writes those of the folds, with which the tests measure.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from extract_sets import (
 )  # fmt: skip
 from numpy.typing import NDArray
 
-from tatara.data.extract.encoding import decode
 from tatara.data.extract.counts import LENGTH
+from tatara.data.extract.encoding import decode
 from tatara.data.extract.features import measure
 from tatara.data.extract.score import Forest, in_context, predict
-from tatara.data.extract.tokens import tokenize
 from tatara.data.extract.structure import BREAK
+from tatara.data.extract.tokens import tokenize
 from tatara.data.extract.tree import build
 
 FOLDS = 5
@@ -234,8 +234,11 @@ def main() -> None:
             }
             whole = [each.page for each in samples if each.page.article is not None]
             other = [each.page for each in samples if each.page.article is None]
-            print(threshold, "articles F1 %.4f precision %.4f recall %.4f" % article_scores([article_counts(page, texts[page.name]) for page in whole]),
-                  "phrases F1 %.4f precision %.4f recall %.4f" % phrase_scores([phrase_counts(page, texts[page.name]) for page in other]), flush=True)  # fmt: skip
+            for name, (f1, precision, recall) in (
+                ("articles", article_scores([article_counts(page, texts[page.name]) for page in whole])),
+                ("phrases", phrase_scores([phrase_counts(page, texts[page.name]) for page in other])),
+            ):
+                print(f"{threshold} {name} F1 {f1:.4f} precision {precision:.4f} recall {recall:.4f}", flush=True)
     if options.out:
         save(options.out, zip(("first", "second"), train(samples), strict=True))
 

@@ -1,6 +1,6 @@
 """A document on its way through curation, and the verdict of a step that drops it."""
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,11 @@ class Verdict:
     cluster: str | None = None
 
 
-@dataclass
+def _no_counts() -> defaultdict[str, int]:
+    return defaultdict(int)
+
+
+@dataclass(slots=True)
 class Document:
     """A document; steps may change everything but ``id``, ``source`` and ``row``.
 
@@ -67,17 +71,22 @@ class Document:
     cluster: str | None = None
     repeats: int = 1
     row: int = -1
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: defaultdict[str, int] = field(default_factory=_no_counts)
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     _words: tuple[str, list[str]] | None = field(default=None, init=False, repr=False, compare=False)
     _lines: tuple[str, list[str]] | None = field(default=None, init=False, repr=False, compare=False)
+    _size: tuple[str, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Bytes of the text in UTF-8, or of the raw page."""
         if self.content is not None:
             return len(self.content)
-        return len(self.text) if self.text.isascii() else len(self.text.encode("utf-8", errors="replace"))
+        if self.text.isascii():
+            return len(self.text)
+        if self._size is None or self._size[0] is not self.text:
+            self._size = (self.text, len(self.text.encode("utf-8", errors="replace")))
+        return self._size[1]
 
     @property
     def words(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run a function over shards or records on Ray, results as they come: passes over documents, and small tasks."""
+"""Run a function over shards or records on Ray, results as they come: with Ray Data, or as plain tasks where few."""
 
 import logging
 import pickle
@@ -8,13 +8,17 @@ from typing import Any, TypeVar
 from tatara.errors import TataraError
 
 Result = TypeVar("Result")
+RAY_DATA_FROM = 65
+"""Fewer shards than this are plain Ray tasks. An execution of Ray Data costs about 5 CPU-seconds and 2 seconds before
+its first task (imports in every process, actors of its own); that pays once there is much to schedule."""
 _IN_FLIGHT = 4
 
 
 def map_shards(function: Callable[[dict[str, Any]], Result], items: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in the order of completion, with Ray Data.
+    """Yield ``function(item)`` for each item, in the order of completion.
 
-    For passes over documents: Ray Data decides how many shards are under way, within the resources that there are.
+    For passes over documents. Ray Data decides how many shards are under way, within the resources that there are; a
+    corpus of few shards goes without it.
 
     Args:
         function: Runs in a Ray task of one CPU; writes its shard's files itself and returns a small record.
@@ -23,11 +27,12 @@ def map_shards(function: Callable[[dict[str, Any]], Result], items: Sequence[Map
     Raises:
         TataraError: What a task raised on purpose, as it was raised.
     """
+    if len(items) < RAY_DATA_FROM:
+        yield from _tasks(function, items)
+        return
     import ray.data
     from ray.util.debug import log_once
 
-    if not items:
-        return
     guarded = _guarded(function)
     # The stage shows its own progress. Ray Data's plans and bars would bury it, and so would its warning that they
     # are off; other warnings, of resources that are not there for example, stay.
@@ -42,25 +47,29 @@ def map_shards(function: Callable[[dict[str, Any]], Result], items: Sequence[Map
 def map_tasks(function: Callable[[dict[str, Any]], Result], items: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in the order of completion, as plain Ray tasks of one CPU.
 
-    For the many small jobs between passes, where a Ray Data execution (about a second) would cost more than the work.
-    What is one job alone is done right here.
+    For the many small jobs between passes. What is one job alone is done right here.
 
     Raises:
         TataraError: What a task raised on purpose, as it was raised.
     """
     if len(items) == 1:
         yield function(dict(items[0]))
-        return
+    else:
+        yield from _tasks(function, items)
+
+
+def _tasks(function: Callable[[dict[str, Any]], Result], items: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
     if not items:
         return
     import ray
 
-    guarded = ray.remote(num_cpus=1, max_retries=5)(_guarded(function))
+    # A worker or node that dies costs another try; five deaths in a row are no accident.
+    task = ray.remote(num_cpus=1, max_retries=5)(_guarded(function)).options(name="shard")
     # Enough to keep every CPU busy; more would only hold records in the object store.
     window = max(8, _IN_FLIGHT * int(ray.cluster_resources().get("CPU", 1)))
     waiting: list[Any] = []
     for item in items:
-        waiting.append(guarded.remote(dict(item)))
+        waiting.append(task.remote(dict(item)))
         if len(waiting) >= window:
             [done], waiting = ray.wait(waiting, num_returns=1)
             yield _opened(ray.get(done))

@@ -67,12 +67,12 @@ def test_union_find_against_walking_the_graph(pairs: Pairs) -> None:
     assert dict(found.tolist()) == wanted
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 10_000])
-@settings(max_examples=5)
+@pytest.mark.parametrize("memory", [1 << 30, 50_000])
+@settings(max_examples=4)
 @given(seed=st.integers(0, 1000))
 def test_out_of_core_as_in_memory(tmp_path_factory: pytest.TempPathFactory, memory: int, seed: int) -> None:
     pick = random.Random(seed)
-    pairs = [(far(pick.randrange(700)), far(pick.randrange(700))) for _ in range(600)]
+    pairs = [(far(pick.randrange(1500)), far(pick.randrange(1500))) for _ in range(1200)]
     pairs = [(a, b) for a, b in pairs if a != b]
     found, passes = components(tmp_path_factory.mktemp("components"), pairs, memory, parts=5)
     assert found == reference(pairs)

@@ -242,10 +242,10 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, step: str) -> None:
 
 
 def test_in_ray_tasks_as_in_one_process(tmp_path: Path, ray_cluster: None) -> None:
-    from tatara.data.shard_map import map_shards
+    from tatara.data.shard_map import map_tasks
 
     made = documents([str(i % 77) for i in range(300)])
     for memory in (1 << 30, 4000):
         here, _ = run(make("exact_dedup", tmp_path / f"here{memory}"), cut(made, 3), serially, memory=memory)
-        there, _ = run(make("exact_dedup", tmp_path / f"ray{memory}"), cut(made, 3), map_shards, memory=memory)
+        there, _ = run(make("exact_dedup", tmp_path / f"ray{memory}"), cut(made, 3), map_tasks, memory=memory)
         assert here == there

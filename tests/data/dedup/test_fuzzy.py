@@ -10,6 +10,7 @@ import pytest
 
 from corpus import topics
 from global_steps import cut, make, run
+from tatara.data.dedup import signatures
 from tatara.data.dedup.candidates import bucket_pairs
 from tatara.data.dedup.components import reduce_edges
 from tatara.data.dedup.config import FuzzyDedupConfig
@@ -195,8 +196,8 @@ def test_signatures_are_pinned() -> None:
 
 def test_signatures_estimate_similarity(planted: tuple[list[str], list[tuple[int, int]]]) -> None:
     texts, pairs = planted
-    _, signatures, _, _ = sign(texts, FuzzyDedupConfig())
-    errors = [(signatures[a] == signatures[b]).mean() - jaccard(texts[a], texts[b]) for a, b in pairs]
+    _, signed, _, _ = sign(texts, FuzzyDedupConfig())
+    errors = [(signed[a] == signed[b]).mean() - jaccard(texts[a], texts[b]) for a, b in pairs]
     # A standard error of sqrt(0.8 * 0.2 / 120) = 0.037 at a similarity of 0.8, as of plain MinHash.
     assert abs(np.mean(errors)) < 0.01
     assert np.std(errors) < 0.04
@@ -230,12 +231,12 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, values: dict[str,
 def test_in_ray_tasks_as_in_one_process(
     tmp_path: Path, planted: tuple[list[str], list[tuple[int, int]]], ray_cluster: None
 ) -> None:
-    from tatara.data.shard_map import map_shards
+    from tatara.data.shard_map import map_tasks
 
     made = documents(planted[0])
     here, _ = run(make("fuzzy_dedup", tmp_path / "here"), cut(made, 3))
     for memory in (1 << 30, 100_000):
-        there, _ = run(make("fuzzy_dedup", tmp_path / f"ray{memory}"), cut(made, 4), map_shards, memory=memory)
+        there, _ = run(make("fuzzy_dedup", tmp_path / f"ray{memory}"), cut(made, 4), map_tasks, memory=memory)
         assert here == there
 
 
@@ -298,3 +299,20 @@ def test_pairs_of_a_large_bucket_are_linear_and_connected() -> None:
     pairs = np.concatenate(list(bucket_pairs(key, signature, node, 1 << 20)))
     assert len(pairs) < 4 * size
     assert len(reduce_edges(pairs["first"].copy(), pairs["second"].copy())) == size - 1
+
+
+def test_a_shard_of_several_parts(
+    tmp_path: Path, planted: tuple[list[str], list[tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = documents(planted[0] + planted[0][:40])
+    whole, _ = run(make("fuzzy_dedup", tmp_path / "whole"), cut(made, 1), dead=[(0, 3)])
+    monkeypatch.setattr(signatures, "_BATCH_CHARACTERS", 10_000)
+    monkeypatch.setattr(signatures, "_PART_DOCUMENTS", 50)
+    step = make("fuzzy_dedup", tmp_path / "parts")
+    verdicts, _ = run(step, cut(made, 2), dead=[(0, 3)])
+    assert len(list((tmp_path / "parts" / "collected" / "000000").glob("bands-*"))) > 3
+    assert verdicts == whole
+    step.publish(tmp_path / "index")
+    later = make("fuzzy_dedup", tmp_path / "later", against=[str(tmp_path / "index")])
+    again, _ = run(later, cut(documents(planted[0][:40], "new"), 1))
+    assert all(again[:3] + again[4:])

@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from extract_sets import article_counts, article_scores, articles, fold_of, phrase_counts, phrase_scores, phrases
 
 FOLDS = 5
-# The best of eleven extractors and modes on the same pages with the same scores, by bench_extract.py: trafilatura 2.3.1,
-# favor_precision for articles, fast for phrases. Next: its other modes, then readability-lxml .953 and .887.
+# The best of eleven extractors and modes on the same pages with the same scores, by bench_extract.py: trafilatura
+# 2.3.1, favor_precision for articles, fast for phrases. Next: its other modes, then readability-lxml .953 and .887.
 BEST_ON_ARTICLES = 0.9641
 BEST_ON_PHRASES = 0.9335
 

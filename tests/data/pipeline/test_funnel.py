@@ -60,7 +60,7 @@ def test_the_table_names_steps_and_reasons() -> None:
 
 def test_pictures_show_lengths_and_clusters_side_by_side() -> None:
     shown = pictures(shard(0, 200), {"mix": {"table": {"title": "t"}}}, {})
-    assert shown["table"] == {"title": "t"}
+    assert shown["table"] == [{"title": "t"}]
     lengths = shown["histograms"][1]["bars"]
     assert sum(bar["value"] for bar in lengths) == shown["histograms"][0]["bars"][0]["value"]
     assert shown["duplicate_clusters"]["sizes"] == [{"label": "2", "value": sum(bar["value"] for bar in lengths)}]

@@ -105,7 +105,7 @@ def test_workers_are_killed(corpus: Path, undisturbed: list[dict[str, Any]], tmp
         try:
             # The title of a worker names the task that it is at, or was a moment ago. Ray's own agents stay.
             title = worker.cmdline()[:1]
-            if title and (title[0].startswith("ray::IDLE") or "_map_task" in title[0]):
+            if title and title[0].startswith(("ray::IDLE", "ray::shard")):
                 os.kill(worker.pid, signal.SIGKILL)
                 killed += 1
         except (psutil.NoSuchProcess, ProcessLookupError):

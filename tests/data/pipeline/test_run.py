@@ -11,6 +11,7 @@ import pytest
 from corpus import topics
 from tatara import config as configs
 from tatara.artifact import Artifact, Store
+from tatara.data import shard_map
 from tatara.data.pipeline import run as pipeline_run
 from tatara.data.pipeline.config import STAGE, CurateConfig
 from tatara.data.pipeline.explain import explain
@@ -133,11 +134,12 @@ def test_columns_and_ids_survive(curated: tuple[Artifact, dict[str, Any]]) -> No
     assert reports["histograms"][0]["bars"] == [{"label": "en", "value": len(rows(artifact))}]
 
 
-def test_the_same_bytes_with_one_worker(
+def test_the_same_bytes_with_ray_data_and_one_worker(
     curated: tuple[Artifact, dict[str, Any]], mess: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray.data
 
+    monkeypatch.setattr(shard_map, "RAY_DATA_FROM", 0)
     options = ray.data.DataContext.get_current().execution_options
     monkeypatch.setattr(options, "resource_limits", ray.data.ExecutionResources.for_limits(cpu=1))
     again, _ = curate(config(mess, shard_bytes=100_000), tmp_path)

@@ -14,6 +14,7 @@ from tatara.data.dedup.documents import Corpus, Table, collected, group_shards
 from tatara.data.dedup.grouping import Output
 from tatara.data.dedup.index import IndexFile, check_index, index_shards, write_index
 from tatara.data.dedup.records import EARLIER, write_atomically
+from tatara.data.dedup.stages import read_decision, tidy
 from tatara.data.dedup.verdicts import Features, ShardVerdicts, Similarity, group_of_shard, write_verdicts
 from tatara.data.document import Document
 from tatara.data.steps import FanOut, GlobalStep, ShardRows, Verdicts, serially
@@ -93,6 +94,7 @@ class Deduplication(GlobalStep):
         rows = {str(shard.index): shard.rows for shard in shards}
         known = {"figures": figures, "starts": grouped["starts"], "rows": rows}
         write_atomically(decision, json.dumps(known).encode())
+        tidy(self.directory)
         return figures
 
     def _note_living(self, corpus: Corpus, numbers: Sequence[int]) -> None:
@@ -131,11 +133,7 @@ class Deduplication(GlobalStep):
         return {**counts, **figures}
 
     def _decision(self) -> dict[str, Any]:
-        path = self.directory / "decision.json"
-        if not path.exists():
-            raise DataError(f"{self.config.step}: nothing has been decided in {self.directory} yet")
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
+        return read_decision(self.directory, self.config.step)
 
     def _verdicts(self, shard: int) -> tuple[ShardVerdicts, int]:
         decision = self._decision()

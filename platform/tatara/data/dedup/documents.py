@@ -99,6 +99,20 @@ class DocumentCollector:
         self._ids: list[bytes] = []
         self._primary: list[int] = []
         self._copies: list[int] = []
+        self._workspace: Path | None = None
+
+    @property
+    def workspace(self) -> Path:
+        """Where keys are written until all are there; then it gets its name."""
+        if self._workspace is None:
+            self._workspace = self.target.with_name(f".{self.target.name}-{uuid4().hex}")
+            self._workspace.mkdir(parents=True)
+        return self._workspace
+
+    @property
+    def ids(self) -> list[bytes]:
+        """Ids of the documents so far."""
+        return self._ids
 
     def add(self, documents: Sequence[Document]) -> None:
         """Take a batch."""
@@ -123,15 +137,14 @@ class DocumentCollector:
         raise NotImplementedError
 
     def write(self, directory: Path, table: Records) -> dict[str, Any]:
-        """Write the keys of all batches; returns what is to be known of them."""
+        """Write the keys that have not been written yet; returns what is to be known of them."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Write everything; the directory appears under its name when it is whole."""
         if self.done:
             return
-        temporary = self.target.with_name(f".{self.target.name}-{uuid4().hex}")
-        temporary.mkdir(parents=True)
+        temporary = self.workspace
         count = len(self._rows)
         table = record_array(
             DOCUMENT,

@@ -13,7 +13,7 @@ from tatara.data.dedup.documents import Corpus, DocumentCollector, encode
 from tatara.data.dedup.grouping import Output, choose_collected
 from tatara.data.dedup.index import IndexFile
 from tatara.data.dedup.normal import normal_bytes
-from tatara.data.dedup.records import KEYED, SECTIONS, Records, node_of, record_array, section_of, write_sections
+from tatara.data.dedup.records import KEYED, SECTIONS, Records, SectionWriter, node_of, record_array, section_of
 from tatara.data.document import Document
 from tatara.data.steps import Collector, FanOut
 
@@ -45,8 +45,9 @@ class KeyCollector(DocumentCollector):
             node=node_of(self.shard, np.arange(len(table))),
             copies=table["copies"],
         )
-        write_sections(directory / "keys", records, section_of(records["high"]), SECTIONS)
-        return {"key_bytes": records.nbytes}
+        writer = SectionWriter(directory, "keys", SECTIONS)
+        writer.write(records, section_of(records["high"]))
+        return {"keys_files": writer.files, "key_bytes": records.nbytes}
 
 
 class _TextCollector(KeyCollector):

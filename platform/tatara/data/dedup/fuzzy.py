@@ -50,7 +50,7 @@ class FuzzyDedup(Deduplication):
         ranked = rank_members(nodes, corpus, self.directory / "ranked", memory, fan_out)
         members = choose_written(ranked, corpus, self.directory / "members", memory, fan_out)
         for name in ("candidates", "attached", "confirmed", "ranked"):
-            discard(self.directory / name)
+            discard(self.directory / name)  # the larger part of the disk that is needed
         missed = false_negatives(bands, rows, _REPORTED)
         return members, {"bands": bands, "rows": rows, "false_negatives": missed}
 

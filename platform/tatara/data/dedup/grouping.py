@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tatara.data.dedup.documents import Corpus
+from tatara.data.dedup.documents import Corpus, Table
 from tatara.data.dedup.records import (
     EARLIER,
     KEYED,
@@ -95,9 +95,15 @@ def within(keys: NDArray[np.uint64], part: int, parts: int) -> NDArray[np.bool_]
     return (below * np.uint64(parts)) >> np.uint64(32) == np.uint64(part)
 
 
+def shard_files(table: Table, name: str, dtype: np.dtype[Any]) -> list[SectionFile]:
+    """The files of keys of one shard."""
+    files = int(table.meta[f"{name}_files"])
+    return [SectionFile(table.directory / f"{name}-{index:04d}", dtype, SECTIONS) for index in range(files)]
+
+
 def key_files(corpus: Corpus, name: str, dtype: np.dtype[Any]) -> list[tuple[int, SectionFile]]:
     """The files of keys that collectors wrote, by shard."""
-    return [(n, SectionFile(corpus.table(n).directory / name, dtype, SECTIONS)) for n in corpus.numbers]
+    return [(number, file) for number in corpus.numbers for file in shard_files(corpus.table(number), name, dtype)]
 
 
 def key_sizes(corpus: Corpus, name: str, dtype: np.dtype[Any]) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tatara.data.dedup.documents import Table, write_table
-from tatara.data.dedup.records import SECTIONS, SectionFile, position_of, section_of, write_sections
+from tatara.data.dedup.grouping import shard_files
+from tatara.data.dedup.records import SECTIONS, SectionWriter, position_of, section_of
 from tatara.data.dedup.stages import adopt
 from tatara.errors import DataError
 
@@ -85,19 +86,22 @@ def write_index(
     places = np.flatnonzero(stays)
     renumbered = np.cumsum(stays) - 1
     size = 0
+    figures: dict[str, int] = {}
     for file in files:
         path = table.directory / file.name
         if file.width:
             np.fromfile(path, file.dtype).reshape(-1, file.width)[places].tofile(temporary / file.name)
             continue
-        found = SectionFile(path, file.dtype, SECTIONS).read(0, SECTIONS)
-        records = np.concatenate([np.zeros(0, file.dtype), *found])
-        positions = leaders[position_of(records[file.place].astype(np.uint64))]
-        records, positions = records[positions >= 0], positions[positions >= 0]
-        records[file.place] = renumbered[positions]
-        write_sections(temporary / file.name, records, section_of(records[file.key]), SECTIONS)
-        size += records.nbytes
-    write_table(temporary, table.documents[places], table.ids(places), {"key_bytes": size})
+        writer = SectionWriter(temporary, file.name, SECTIONS)
+        for part in shard_files(table, file.name, file.dtype):
+            records = np.concatenate([np.zeros(0, file.dtype), *part.read(0, SECTIONS)])
+            positions = leaders[position_of(records[file.place].astype(np.uint64))]
+            records, positions = records[positions >= 0], positions[positions >= 0]
+            records[file.place] = renumbered[positions]
+            writer.write(records, section_of(records[file.key]))
+            size += records.nbytes
+        figures[f"{file.name}_files"] = writer.files
+    write_table(temporary, table.documents[places], table.ids(places), {**figures, "key_bytes": size})
     try:
         adopt(temporary, target)
     finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from tatara.data.dedup.documents import Corpus, DocumentCollector, Table, collected, group_shards
@@ -16,14 +17,14 @@ from tatara.data.dedup.lines import hash_lines
 from tatara.data.dedup.records import (
     SECTIONS,
     Records,
+    SectionWriter,
     position_of,
     record_array,
     section_of,
     shard_of,
     write_atomically,
-    write_sections,
 )
-from tatara.data.dedup.stages import run_stage, task_directory
+from tatara.data.dedup.stages import read_decision, run_stage, task_directory, tidy
 from tatara.data.dedup.verdicts import group_of_shard
 from tatara.data.document import Document, Verdict
 from tatara.data.shingles import mix
@@ -32,6 +33,7 @@ from tatara.errors import DataError
 
 _ONE_TASK = 8
 _BATCH_CHARACTERS = 1 << 21
+_PART_LINES = 1 << 21
 _BYTES_PER_DOCUMENT = 256
 
 
@@ -42,9 +44,9 @@ class _LineCollector(DocumentCollector):
         super().__init__(config, directory, shard)
         self._waiting: list[str] = []
         self._size = 0
-        self._documents = 0
+        self._documents = self._held = 0
         self._lines: list[Records] = []
-        self._lengths: list[NDArray[np.int64]] = []
+        self._writer: SectionWriter | None = None
 
     def take(self, documents: Sequence[Document]) -> None:
         for document in documents:
@@ -56,27 +58,39 @@ class _LineCollector(DocumentCollector):
     def _hash(self) -> None:
         hashes, characters, bounds = hash_lines(self._waiting)
         text = np.repeat(np.arange(len(self._waiting)), np.diff(bounds))
-        self._lengths.append(np.bincount(text, weights=characters, minlength=len(self._waiting)).astype(np.int64))
+        lengths = np.bincount(text, weights=characters, minlength=len(self._waiting)).astype(np.int64)
+        with (self.workspace / "lengths").open("ab") as stream:
+            lengths.tofile(stream)
         counted = (hashes != 0) & (characters >= self.config.min_line_characters)
+        ids = self.ids[self._documents : self._documents + len(self._waiting)]
+        buckets = np.array([xxhash.xxh3_64_intdigest(name) >> 32 for name in ids], np.uint32)
         self._lines.append(
             record_array(
                 LINE,
                 hash=hashes[counted],
-                bucket=np.zeros(int(counted.sum()), np.uint32),
+                bucket=buckets[text[counted]],
                 characters=characters[counted],
                 position=text[counted] + self._documents,
             )
         )
+        self._held += len(self._lines[-1])
         self._documents += len(self._waiting)
         self._waiting, self._size = [], 0
+        if self._held > _PART_LINES:
+            self._flush()
+
+    def _flush(self) -> None:
+        lines = np.concatenate(self._lines)
+        self._writer = self._writer or SectionWriter(self.workspace, "lines", SECTIONS)
+        self._writer.write(lines, section_of(lines["hash"]))
+        self._held, self._lines = 0, []
 
     def write(self, directory: Path, table: Records) -> dict[str, Any]:
         self._hash()
-        lines = np.concatenate(self._lines)
-        lines["bucket"] = (table["tie"] >> np.uint64(32)).astype(np.uint32)[lines["position"]]
-        write_sections(directory / "lines", lines, section_of(lines["hash"]), SECTIONS)
-        np.concatenate(self._lengths).tofile(directory / "lengths")
-        return {"key_bytes": lines.nbytes}
+        if self._lines:
+            self._flush()
+        files, records = (self._writer.files, self._writer.records) if self._writer else (0, 0)
+        return {"lines_files": files, "key_bytes": records * LINE.itemsize}
 
 
 class LineDedup(GlobalStep):
@@ -115,6 +129,7 @@ class LineDedup(GlobalStep):
         rows = {str(shard.index): shard.rows for shard in shards}
         known = {"figures": figures, "starts": grouped["starts"], "rows": rows}
         write_atomically(decision, json.dumps(known).encode())
+        tidy(self.directory)
         return figures
 
     def _group(
@@ -146,10 +161,7 @@ class LineDedup(GlobalStep):
         return {"frequent_lines": frequent, **total}
 
     def _shard(self, shard: int) -> tuple[dict[str, NDArray[Any]], int]:
-        path = self.directory / "decision.json"
-        if not path.exists():
-            raise DataError(f"{self.config.step}: nothing has been decided in {self.directory} yet")
-        decision = json.loads(path.read_text())
+        decision = read_decision(self.directory, self.config.step)
         group = group_of_shard(decision["starts"], shard)
         found = task_directory(self.directory / "dropped", group) / f"{shard:06d}.npz"
         return dict(np.load(found)) if found.exists() else {}, decision["rows"][str(shard)]

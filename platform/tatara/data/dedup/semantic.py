@@ -35,25 +35,31 @@ class _VectorCollector(DocumentCollector):
     def __init__(self, config: Any, directory: Path, shard: int) -> None:
         super().__init__(config, directory, shard)
         self._waiting: list[str] = []
-        self._vectors: list[NDArray[np.int16]] = []
+        self._width = self._bytes = 0
         self._embedding = load_embedding(config)
 
     def take(self, documents: Sequence[Document]) -> None:
         self._waiting += [document.text for document in documents]
         while len(self._waiting) >= _BATCH:
-            self._vectors.append(embed(self._waiting[:_BATCH], self._embedding))
+            self._embed(self._waiting[:_BATCH])
             self._waiting = self._waiting[_BATCH:]
+
+    def _embed(self, texts: list[str]) -> None:
+        vectors = embed(texts, self._embedding)
+        if self._width not in (0, vectors.shape[1]):
+            raise ConfigError(
+                f"semantic_dedup.embedding: got vectors of {self._width} and of {vectors.shape[1]} dimensions; "
+                "all must have the same"
+            )
+        self._width = vectors.shape[1]
+        self._bytes += vectors.nbytes
+        with (self.workspace / "vectors").open("ab") as stream:
+            vectors.tofile(stream)
 
     def write(self, directory: Path, table: Any) -> dict[str, Any]:
         if self._waiting:
-            self._vectors.append(embed(self._waiting, self._embedding))
-        widths = sorted({vectors.shape[1] for vectors in self._vectors})
-        if len(widths) > 1:
-            raise ConfigError(f"semantic_dedup.embedding: got vectors of {widths} dimensions; all must have the same")
-        for vectors in self._vectors:
-            with (directory / "vectors").open("ab") as stream:
-                vectors.tofile(stream)
-        return {"dimensions": widths[0] if widths else 0, "key_bytes": sum(each.nbytes for each in self._vectors)}
+            self._embed(self._waiting)
+        return {"dimensions": self._width, "key_bytes": self._bytes}
 
 
 class SemanticDedup(Deduplication):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tatara.data.dedup.config import FuzzyDedupConfig
 from tatara.data.dedup.documents import DocumentCollector
 from tatara.data.dedup.lsh import choose_bands
-from tatara.data.dedup.records import SECTIONS, Records, record_array, section_of, write_sections
+from tatara.data.dedup.records import SECTIONS, Records, SectionWriter, record_array, section_of
 from tatara.data.document import Document
 from tatara.data.shingles import mix_one, shingle_hashes
 from tatara.errors import require
@@ -27,6 +27,8 @@ BAND = np.dtype([("key", "<u8"), ("signature", "<u4"), ("position", "<u4")])
 TWIN = np.dtype([("position", "<u4"), ("leader", "<u4")])
 """A document with the same signature as an earlier one of its shard, which alone has band keys."""
 _BATCH_CHARACTERS = 1 << 21
+# About 100 MB of keys; a shard of more documents has several files.
+_PART_DOCUMENTS = 1 << 16
 
 
 def bands_and_rows(config: FuzzyDedupConfig) -> tuple[int, int]:
@@ -87,13 +89,15 @@ def sign(
 
 
 class SignatureCollector(DocumentCollector):
-    """Collects band keys and signatures; documents with equal signatures have band keys once per shard."""
+    """Collects band keys and signatures; documents with equal signatures have band keys once per part of a shard."""
 
     def __init__(self, config: FuzzyDedupConfig, directory: Path, shard: int) -> None:
         super().__init__(config, directory, shard)
         self._waiting: list[str] = []
         self._characters = 0
         self._signed: list[tuple[Any, ...]] = []
+        self._held = self._written = self._twins = self._bytes = 0
+        self._writer: SectionWriter | None = None
 
     def take(self, documents: Sequence[Document]) -> None:
         """Collect texts, and sign them when there are enough."""
@@ -102,16 +106,17 @@ class SignatureCollector(DocumentCollector):
             self._characters += len(document.text)
             if self._characters > _BATCH_CHARACTERS:
                 self._sign()
+                if self._held >= _PART_DOCUMENTS:
+                    self._flush()
 
     def _sign(self) -> None:
         self._signed.append(sign(self._waiting, self.config))
+        self._held += len(self._waiting)
         self._waiting, self._characters = [], 0
 
-    def write(self, directory: Path, table: Records) -> dict[str, Any]:
-        """Write band keys in sections, signatures by position, and twins."""
-        self._sign()
+    def _flush(self) -> None:
+        """Write band keys in sections, signatures by position, and twins, of what is held."""
         keys, signatures, whole, worded = (np.concatenate(parts) for parts in zip(*self._signed, strict=True))
-        self._signed = []
         positions = np.flatnonzero(worded)
         _, first, inverse = np.unique(whole[positions], return_index=True, return_inverse=True)
         leaders = positions[first][inverse.ravel()]
@@ -123,12 +128,26 @@ class SignatureCollector(DocumentCollector):
             BAND,
             key=keys[alone].ravel(),
             signature=np.repeat((whole[alone] >> np.uint64(32)).astype(np.uint32), bands),
-            position=np.repeat(alone.astype(np.uint32), bands),
+            position=np.repeat((alone + self._written).astype(np.uint32), bands),
         )
-        write_sections(directory / "bands", records, section_of(records["key"]), SECTIONS)
-        signatures.tofile(directory / "signatures")
-        twins.tofile(directory / "twins")
-        return {"key_bytes": records.nbytes, "twins": len(twins)}
+        for name in ("position", "leader"):
+            twins[name] += np.uint32(self._written)
+        self._writer = self._writer or SectionWriter(self.workspace, "bands", SECTIONS)
+        self._writer.write(records, section_of(records["key"]))
+        for name, rows in {"signatures": signatures, "twins": twins}.items():
+            with (self.workspace / name).open("ab") as stream:
+                rows.tofile(stream)
+        self._twins += len(twins)
+        self._bytes += records.nbytes
+        self._written += self._held
+        self._held, self._signed = 0, []
+
+    def write(self, directory: Path, table: Records) -> dict[str, Any]:
+        """Write what is held."""
+        self._sign()
+        self._flush()
+        files = self._writer.files if self._writer else 0
+        return {"bands_files": files, "key_bytes": self._bytes, "twins": self._twins}
 
 
 def leaders_of(directory: Path, count: int, living: NDArray[np.bool_] | None) -> NDArray[np.int64]:

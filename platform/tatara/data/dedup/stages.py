@@ -4,16 +4,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tatara.data.dedup.records import write_atomically
 from tatara.data.steps import FanOut
+from tatara.errors import DataError
 
 Task = Callable[[dict[str, Any], Path], dict[str, Any]]
 """Takes an item and an empty directory to fill; returns figures, JSON-able."""
+_KEPT = ("collected", "living", "verdicts", "dropped")
 
 
 def run_stage(
@@ -83,3 +85,32 @@ def adopt(temporary: Path, output: Path) -> None:
         if not output.is_dir():
             raise
         shutil.rmtree(temporary)
+
+
+def tidy(directory: Path) -> None:
+    """Remove the passes of a step whose decision is written, but for keys and verdicts."""
+    for path in directory.iterdir():
+        if path.is_dir() and path.name not in _KEPT:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in directory.glob("collected/.*"):  # of attempts that were killed
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_decision(directory: Path, step: str) -> dict[str, Any]:
+    """What a step noted when it had decided; the same object as long as the file stays.
+
+    Raises:
+        DataError: It has not decided yet.
+    """
+    path = directory / "decision.json"
+    try:
+        return _read_json(str(path), path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise DataError(f"{step}: nothing has been decided in {directory} yet") from None
+
+
+@lru_cache(maxsize=32)
+def _read_json(path: str, written: int) -> dict[str, Any]:
+    # Tasks ask for every shard in turn; with many shards the file is not small.
+    found: dict[str, Any] = json.loads(Path(path).read_text())
+    return found

@@ -19,6 +19,8 @@ from tatara.data.extract.tree import build
 WEIGHTS = Path(__file__).with_name("weights.npz")
 _SPACES = re.compile(r"\s+")
 _HEAD = 65_536
+MAX_BLOCKS = 100_000
+"""Blocks of a page that are looked at; their features take about 130 MB of memory."""
 _COMMENT_CHARACTERS = 20
 _META = re.compile(rb"<meta\s[^<>]{1,1000}>", re.IGNORECASE)
 _FIELD = re.compile(rb"(?:name|property|itemprop)\s*=\s*[\"']?([\w:.-]{1,40})", re.IGNORECASE)
@@ -61,6 +63,7 @@ def extract_page(page: str | bytes, config: ExtractConfig, weights: Path = WEIGH
     elements, segments, blocks, title = build(data, tokenize(data), b"math/tex" in raw)
     name = _plain(raw[title[0] : title[1]])
     meta = _meta(raw[:_HEAD])
+    blocks = blocks[:MAX_BLOCKS]
     if not len(blocks):
         return "", name, meta
     features, counts, _, _ = measure(data, elements, segments, blocks, title)

@@ -2,6 +2,9 @@
 
 Two lists: words in the names that authors give to elements (``class``, ``id``, ``role``, ``itemprop``), and phrases of
 boilerplate in the text itself, in the languages with most pages on the web. ``_`` stands for the edge of a word.
+
+The bits are features of the classifier: after a change delete ``__pycache__`` (compiled code of other modules holds
+copies of these tables), and train again.
 """
 
 from collections import deque

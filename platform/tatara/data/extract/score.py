@@ -14,6 +14,7 @@ _WINDOWS = (3, 8, 20)
 _LEVELS = 5
 _FAR = 99
 _SURE = 0.6
+_CHUNK = 64
 CONTEXT_FEATURES = 1 + len(_NEIGHBOURS) + len(_WINDOWS) + 2 * _LEVELS + 7
 
 
@@ -41,13 +42,13 @@ def predict(forest: Forest, features: NDArray[np.float32]) -> NDArray[np.float32
     roots, feature, threshold, children, leaves = forest
     total = features.shape[0]
     sums = np.zeros(total, dtype=np.float32)
-    for tree in range(roots.size):
-        root = roots[tree]
-        for block in range(total):
-            node = root
-            while node >= 0:
-                node = children[node, 0 if features[block, feature[node]] <= threshold[node] else 1]
-            sums[block] += leaves[-1 - node]
+    for start in range(0, total, _CHUNK):  # what one core's cache holds
+        for tree in range(roots.size):
+            for block in range(start, min(start + _CHUNK, total)):
+                node = np.int64(roots[tree])
+                while node >= 0:
+                    node = children[node, 0 if features[block, feature[node]] <= threshold[node] else 1]
+                sums[block] += leaves[-1 - node]
     return (1.0 / (1.0 + np.exp(-sums))).astype(np.float32)
 
 

@@ -1,4 +1,7 @@
-"""HTML's elements by number, what each does to layout, and the table that finds a number by an element's name."""
+"""HTML's elements by number, what each does to layout, and the table that finds a number by an element's name.
+
+Compiled code of other modules holds copies of these tables: delete ``__pycache__`` after a change.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,5 +1,7 @@
 """How many documents and bytes each step left, and what became of the rest."""
 
+import builtins
+import functools
 import heapq
 from collections import Counter
 from collections.abc import Sequence
@@ -114,17 +116,19 @@ class Funnel:
     def _member(self, cluster: str, document: Document, more: dict[str, Any]) -> None:
         # A cluster's members lie anywhere; its hash decides everywhere alike whether it is shown.
         held = self.clusters.get(cluster)
-        full = held is None and len(self.clusters) >= self.keep
-        if full and (not self.keep or _hash(cluster) >= max(map(_hash, self.clusters))):
+        if held is None and len(self.clusters) >= self.keep and (not self.keep or _hash(cluster) >= self._largest()):
             return
         member = {"id": document.id, "excerpt": document.text[:_CLUSTER_EXCERPT], **more}
         self.clusters[cluster] = _members([*(held or ()), member])
         self._trim()
 
+    def _largest(self) -> "builtins.bytes":
+        """The largest hash of a cluster that is kept; they are held in the order of their hashes."""
+        return _hash(next(reversed(self.clusters)))
+
     def _trim(self) -> None:
-        if len(self.clusters) > self.keep:
-            chosen = heapq.nsmallest(self.keep, self.clusters, key=_hash)
-            self.clusters = {cluster: self.clusters[cluster] for cluster in chosen}
+        chosen = heapq.nsmallest(self.keep, self.clusters, key=_hash)
+        self.clusters = {cluster: self.clusters[cluster] for cluster in chosen}
 
     def literals(self, steps: Sequence[PlannedStep]) -> dict[str, Any]:
         """The funnel as JSON-able data: ``stages`` in order, ``dropped`` with the most frequent reason first."""
@@ -179,6 +183,7 @@ def _add(counts: dict[Any, tuple[int, int]], key: Any, documents: int, size: int
     counts[key] = (before[0] + documents, before[1] + size)
 
 
+@functools.lru_cache(256)
 def _hash(name: str) -> bytes:
     return blake2b(name.encode("utf-8", "replace"), digest_size=8).digest()
 

@@ -24,14 +24,17 @@ def pictures(funnel: Funnel, figures: Mapping[str, Any], finished: Mapping[str, 
     clusters = _clusters(funnel)
     if clusters:
         shown["duplicate_clusters"] = clusters
-    for label, found in [*figures.items(), *finished.items()]:
+    tables = []
+    for found in [*figures.values(), *finished.values()]:
         if not isinstance(found, Mapping):
             continue
-        for key in ("table", "curve", "contamination"):
-            if key in found:
-                name = key if key not in shown else f"{key}:{label}"
-                shown[name] = found[key]
-    return shown
+        if "table" in found:
+            tables.append(found["table"])
+        if "curve" in found:
+            shown["curve"] = found["curve"]
+        if "benchmarks" in found and "items" in found:
+            shown["contamination"] = dict(found)
+    return {**shown, "table": tables} if tables else shown
 
 
 def _languages(languages: Counter[str]) -> dict[str, Any] | None:

@@ -128,10 +128,11 @@ def _parameters(config: StepConfig) -> str:
     try:
         defaults: StepConfig | None = type(config)()
     except ValueError:
-        defaults = None  # something is required: that is shown
-    for name in type(config).model_fields:
+        defaults = None  # something is required
+    for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if value != getattr(defaults, name, None) and value not in ((), {}, None):
+        default = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
+        if value != default:
             shown = value.model_dump(exclude_defaults=True) if isinstance(value, Config) else value
             text = str(shown)
             changed.append(f"{name}={text if len(text) <= 60 else text[:57] + '...'}")

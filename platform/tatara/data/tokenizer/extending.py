@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tatara.data.tokenizer.merges import content_code, learn
+from tatara.data.tokenizer.contents import content_code
+from tatara.data.tokenizer.merges import learn
 from tatara.data.tokenizer.pretokens import WordCounter, WordCounts
 from tatara.data.tokenizer.splits import SPLITS, Split
 from tatara.data.tokenizer.training import byte_characters

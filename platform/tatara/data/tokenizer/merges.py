@@ -12,77 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-BASE = 0xD6E8FEB86659FD93
-"""Odd multiplier of `content_code`."""
-
-
-@njit("uint64(int64)", cache=True, nogil=True)
-def _slot(key: int) -> np.uint64:
-    code = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    return code ^ (code >> np.uint64(29))
-
-
-@njit("int64(int64[:, ::1], int64)", cache=True, nogil=True)
-def _find(slots: NDArray[np.int64], key: int) -> np.int64:
-    """The row of a key, or the free one where it belongs; a row is key and value, and a key is never negative."""
-    mask = np.uint64(len(slots) - 1)
-    at = _slot(key) & mask
-    while slots[at, 0] >= 0 and slots[at, 0] != key:
-        at = (at + np.uint64(1)) & mask
-    return np.int64(at)
-
-
-@njit("int64[:, ::1](int64[:, ::1])", cache=True, nogil=True)
-def _grown(slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    larger = np.full((2 * len(slots), 2), -1, np.int64)
-    for row in range(len(slots)):
-        if slots[row, 0] >= 0:
-            larger[_find(larger, slots[row, 0])] = slots[row]
-    return larger
-
-
-@njit("int64[:, ::1](int64[:, ::1])", cache=True, nogil=True)
-def _longer(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    more = np.zeros((2 * len(rows), rows.shape[1]), np.int64)
-    more[: len(rows)] = rows
-    return more
-
-
-@njit("boolean(int64, int64, int64, int64)", cache=True, nogil=True)
-def _before(count: int, key: int, other_count: int, other_key: int) -> bool:
-    return count > other_count or (count == other_count and key < other_key)
-
-
-@njit("void(int64[:, ::1], int64, int64, int64, int64)", cache=True, nogil=True)
-def _push(heap: NDArray[np.int64], size: int, count: int, key: int, pair: int) -> None:
-    """Put (count, key, pair) into a heap of ``size`` entries, the most frequent on top."""
-    at = size
-    while at > 0:
-        parent = (at - 1) // 2
-        if not _before(count, key, heap[parent, 0], heap[parent, 1]):
-            break
-        heap[at] = heap[parent]
-        at = parent
-    heap[at, 0], heap[at, 1], heap[at, 2] = count, key, pair
-
-
-@njit("void(int64[:, ::1], int64)", cache=True, nogil=True)
-def _pop(heap: NDArray[np.int64], size: int) -> None:
-    """Take the top off a heap of ``size`` entries."""
-    count, key, pair = heap[size - 1, 0], heap[size - 1, 1], heap[size - 1, 2]
-    last = size - 1
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= last:
-            break
-        if child + 1 < last and _before(heap[child + 1, 0], heap[child + 1, 1], heap[child, 0], heap[child, 1]):
-            child += 1
-        if not _before(heap[child, 0], heap[child, 1], count, key):
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at, 0], heap[at, 1], heap[at, 2] = count, key, pair
+from tatara.data.tokenizer.contents import known_contents, merged_symbol
+from tatara.data.tokenizer.pair_tables import find, grown, longer, pop, push
 
 
 class _Pairs(NamedTuple):
@@ -120,14 +51,14 @@ def _link(symbols: NDArray[np.int32], starts: NDArray[np.int64], counts: NDArray
 def _pair(pairs: _Pairs, key: int) -> tuple[_Pairs, int]:
     """The number of a pair, which is entered if it is new."""
     slots, rows, places, heap, used = pairs
-    at = _find(slots, key)
+    at = find(slots, key)
     if slots[at, 0] >= 0:
         return pairs, slots[at, 1]
     pair = used[0]
     used[0] += 1
     if pair == len(rows):
-        rows, slots = _longer(rows), _grown(slots)
-        at = _find(slots, key)
+        rows, slots = longer(rows), grown(slots)
+        at = find(slots, key)
     slots[at, 0], slots[at, 1] = key, pair
     rows[pair, 0] = key
     return _Pairs(slots, rows, places, heap, used), pair
@@ -137,10 +68,31 @@ def _pair(pairs: _Pairs, key: int) -> tuple[_Pairs, int]:
 def _queue(pairs: _Pairs, pair: int) -> _Pairs:
     slots, rows, places, heap, used = pairs
     if used[2] == len(heap):
-        heap = _longer(heap)
-    _push(heap, used[2], rows[pair, 1], rows[pair, 0], pair)
+        heap = longer(heap)
+    push(heap, used[2], rows[pair, 1], rows[pair, 0], pair)
     used[2] += 1
     return _Pairs(slots, rows, places, heap, used)
+
+
+@njit("int64(int64[:, ::1], int64[:, ::1], int32[:, ::1], int32[::1], int64)", cache=True, nogil=True)
+def _count_known(
+    slots: NDArray[np.int64], rows: NDArray[np.int64], cells: NDArray[np.int32], number: NDArray[np.int32], first: int
+) -> int:
+    """Count pairs from a cell on, up to one that is new, whose cell is returned; notes the number of each pair.
+
+    A loop of its own, because counting references to arrays that may change would take most of the time.
+    """
+    for i in range(first, len(cells)):
+        after = cells[i, 2]
+        if after >= 0:
+            at = find(slots, np.int64(cells[i, 0]) << 32 | np.int64(cells[after, 0]))
+            if slots[at, 0] < 0:
+                return i
+            pair = slots[at, 1]
+            rows[pair, 1] += cells[i, 3]
+            rows[pair, 3] += 1
+            number[i] = pair
+    return len(cells)
 
 
 @njit(cache=True, nogil=True)
@@ -151,28 +103,22 @@ def _count(cells: NDArray[np.int32]) -> _Pairs:
         np.full((4 * room, 2), -1, np.int64), np.zeros((room, 4), np.int64), np.empty(len(cells), np.int32),
         np.zeros((room, 3), np.int64), np.zeros(3, np.int64),
     )  # fmt: skip
-    number = np.empty(len(cells), np.int32)
-    for i in range(len(cells)):
-        number[i] = -1
-        if cells[i, 2] >= 0:
-            key = np.int64(cells[i, 0]) << 32 | np.int64(cells[cells[i, 2], 0])
-            at = _find(pairs.slots, key)
-            pair = pairs.slots[at, 1]
-            if pair < 0:
-                pairs, pair = _pair(pairs, key)
-            pairs.rows[pair, 1] += cells[i, 3]
-            pairs.rows[pair, 3] += 1
-            number[i] = pair
+    number = np.full(len(cells), -1, np.int32)
+    i = _count_known(pairs.slots, pairs.rows, cells, number, 0)
+    while i < len(cells):
+        pairs, _ = _pair(pairs, np.int64(cells[i, 0]) << 32 | np.int64(cells[cells[i, 2], 0]))
+        i = _count_known(pairs.slots, pairs.rows, cells, number, i)
     for pair in range(pairs.used[0]):
         pairs.rows[pair, 2] = pairs.used[1]
         pairs.used[1] += pairs.rows[pair, 3]
         pairs.rows[pair, 3] = 0
         pairs = _queue(pairs, pair)
+    rows, places = pairs.rows, pairs.places
     for i in range(len(cells)):
-        if number[i] >= 0:
-            row = pairs.rows[number[i]]
-            pairs.places[row[2] + row[3]] = i
-            row[3] += 1
+        pair = number[i]
+        if pair >= 0:
+            places[rows[pair, 2] + rows[pair, 3]] = i
+            rows[pair, 3] += 1
     return pairs
 
 
@@ -241,22 +187,23 @@ def _enter(
             tally[symbol, 1] += seen[i, 2]
     for i in range(kinds):
         symbol = distinct[i]
-        gone = pairs.slots[_find(pairs.slots, symbol << 32 | old if side == 0 else old << 32 | symbol), 1]
+        gone = pairs.slots[find(pairs.slots, symbol << 32 | old if side == 0 else old << 32 | symbol), 1]
         pairs.rows[gone, 1] -= tally[symbol, 1]
         pairs, pair = _pair(pairs, symbol << 32 | merged if side == 0 else merged << 32 | symbol)
         pairs.rows[pair, 1] += tally[symbol, 1]
         pairs = _reserve(pairs, pair, tally[symbol, 0])
         pairs = _queue(pairs, pair)
         tally[symbol, 0], tally[symbol, 1] = 0, pair
+    rows, places = pairs.rows, pairs.places
     for i in range(found):
         if seen[i, 0] >= 0:
-            row = pairs.rows[tally[seen[i, 0], 1]]
-            pairs.places[row[2] + row[3]] = seen[i, 1]
-            row[3] += 1
+            pair = tally[seen[i, 0], 1]
+            places[rows[pair, 2] + rows[pair, 3]] = seen[i, 1]
+            rows[pair, 3] += 1
     for i in range(kinds):
-        row = pairs.rows[tally[distinct[i], 1]]
+        pair = tally[distinct[i], 1]
         # Only where different merges make the same bytes does a pair get places twice, and then out of order.
-        block = pairs.places[row[2] : row[2] + row[3]]
+        block = places[rows[pair, 2] : rows[pair, 2] + rows[pair, 3]]
         for k in range(1, len(block)):
             if block[k] < block[k - 1]:
                 block.sort()
@@ -278,44 +225,6 @@ def _reserve(pairs: _Pairs, pair: int, more: int) -> _Pairs:
     rows[pair, 2] = used[1]
     used[1] += number + more
     return _Pairs(slots, rows, places, heap, used)
-
-
-@njit("int64(uint64)", cache=True, nogil=True)
-def _content_key(code: np.uint64) -> np.int64:
-    # Codes of similar bytes differ in their low bits; a key is not negative.
-    return np.int64((np.uint64(code) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(1))
-
-
-@njit(cache=True, nogil=True)
-def _merged_symbol(
-    contents: NDArray[np.int64], values: NDArray[np.uint64], left: int, right: int, number: int
-) -> tuple[NDArray[np.int64], int]:
-    """The symbol of two symbols' bytes: one that is there already, or ``number``, which is entered."""
-    code = values[left, 0] * values[right, 1] + values[right, 0]
-    key = _content_key(code)
-    row = _find(contents, key)
-    if contents[row, 0] >= 0:
-        return contents, contents[row, 1]
-    if 2 * number > len(contents):
-        contents = _grown(contents)
-        row = _find(contents, key)
-    contents[row, 0], contents[row, 1] = key, number
-    values[number, 0], values[number, 1] = code, values[left, 1] * values[right, 1]
-    return contents, number
-
-
-@njit(cache=True, nogil=True)
-def _known(values: NDArray[np.uint64], symbols: int) -> NDArray[np.int64]:
-    """Hash table of the bytes of the symbols that there are."""
-    contents = np.full((1 << 12, 2), -1, np.int64)
-    while 2 * symbols > len(contents):
-        contents = np.full((2 * len(contents), 2), -1, np.int64)
-    for symbol in range(symbols):
-        key = _content_key(values[symbol, 0])
-        row = _find(contents, key)
-        if contents[row, 0] < 0:
-            contents[row, 0], contents[row, 1] = key, symbol
-    return contents
 
 
 @njit(cache=True, nogil=True)
@@ -342,7 +251,7 @@ def learn(
     number = len(codes)
     values = np.zeros((max(wanted, number) + 1, 2), np.uint64)
     values[:number] = codes
-    contents = _known(values, number)
+    contents = known_contents(values, number)
     tally = np.zeros((len(values), 2), np.int64)
     cells = _link(symbols, starts, counts)
     pairs = _count(cells)
@@ -351,7 +260,7 @@ def learn(
     learnt = 0
     while number < wanted and pairs.used[2]:
         count, key, pair = pairs.heap[0, 0], pairs.heap[0, 1], pairs.heap[0, 2]
-        _pop(pairs.heap, pairs.used[2])
+        pop(pairs.heap, pairs.used[2])
         pairs.used[2] -= 1
         current = pairs.rows[pair, 1]
         if current != count:
@@ -360,10 +269,10 @@ def learn(
                 pairs = _queue(pairs, pair)
             continue
         left, right = key >> 32, key & 0x7FFFFFFF
-        contents, merged = _merged_symbol(contents, values, left, right, number)
+        contents, merged = merged_symbol(contents, values, left, right, number)
         number = max(number, merged + 1)
         if learnt == len(merges):
-            merges = _longer(merges)
+            merges = longer(merges)
         merges[learnt, 0], merges[learnt, 1], merges[learnt, 2] = left, right, merged
         learnt += 1
         first, places = pairs.rows[pair, 2], pairs.rows[pair, 3]
@@ -375,12 +284,3 @@ def learn(
         pairs = _enter(pairs, seen[0], found, 0, left, merged, tally)
         pairs.rows[pair, 1] = 0
     return merges[:learnt]
-
-
-def content_code(content: bytes) -> tuple[int, int]:
-    """A hash of bytes that is that of their concatenation's parts combined, and what it takes to combine it."""
-    code, power, modulus = 0, 1, 1 << 64
-    for byte in content:
-        code = (code * BASE + byte + 1) % modulus
-        power = power * BASE % modulus
-    return code, power

@@ -1,7 +1,5 @@
-"""Splitting text into words and counting them, compiled: the patterns of `splits` as a state machine over UTF-8."""
+"""Counting the words of text, compiled."""
 
-import functools
-import unicodedata
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +7,11 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from tatara.data.tokenizer.splits import Split
+from tatara.data.tokenizer.word_ends import TEXT, classes_of, classify, find_word_end
 
 MAX_WORD = 256
 """Longest word that is learnt from, bytes; longer ones are cut. Without it the work would grow with the square of a
 run of letters without a space."""
-
-_OTHER, _LETTER, _NUMBER, _SPACE, _NEWLINE = range(5)
-_TEXT = types.Array(types.uint8, 1, "C", readonly=True)
-_WHITE = (0x09, 0x0B, 0x0C, 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 
 
 class WordCounts(NamedTuple):
@@ -45,107 +40,12 @@ class _Table(NamedTuple):
     ends: NDArray[np.int64]
 
 
-@functools.cache
-def _classes(marks: bool) -> NDArray[np.uint8]:
-    """Class of each code point: ``[0x110000]``."""
-    table = np.zeros(0x110000, np.uint8)
-    for start, end in ((0, 0x32000), (0xE0000, 0xE0200)):
-        letters = [unicodedata.category(chr(point))[0] for point in range(start, end)]
-        table[start:end] = [
-            _LETTER if kind == "L" or (marks and kind == "M") else _NUMBER if kind == "N" else _OTHER
-            for kind in letters
-        ]
-    table[list(_WHITE)] = _SPACE
-    table[[0x0A, 0x0D]] = _NEWLINE
-    return table
-
-
-@njit(types.uint8[::1](_TEXT, types.uint8[::1]), cache=True, nogil=True)
-def _classify(text: NDArray[np.uint8], classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Class of each byte, that of its character; 128 is added to all bytes of a character but its first."""
-    out = np.empty(len(text), np.uint8)
-    i = 0
-    while i < len(text):
-        first = np.int64(text[i])
-        if first < 0x80:
-            out[i] = classes[first]
-            i += 1
-            continue
-        size, point = (2, first & 0x1F) if first < 0xE0 else ((3, first & 0x0F) if first < 0xF0 else (4, first & 0x07))
-        size = min(size, len(text) - i)
-        for k in range(1, size):
-            point = (point << 6) | (np.int64(text[i + k]) & 0x3F)
-        kind = classes[point if point < 0x110000 else 0]
-        out[i] = kind
-        for k in range(1, size):
-            out[i + k] = kind | 128
-        i += size
-    return out
-
-
-@njit("int64(uint8[::1], int64, int64, uint8)", cache=True, nogil=True)
-def _run(kinds: NDArray[np.uint8], start: int, end: int, kind: int) -> int:
-    """Where a run of one class ends."""
-    while start < end and kinds[start] & 127 == kind:
-        start += 1
-    return start
-
-
-@njit(types.int64(_TEXT, types.int64, types.int64), cache=True, nogil=True)
-def _contraction(text: NDArray[np.uint8], i: int, end: int) -> int:
-    """Bytes of an English contraction's ending that begins here, 0 for none."""
-    if text[i] != 39 or i + 1 >= end:
-        return 0
-    first = text[i + 1] | 32
-    if first == 115 or first == 116 or first == 109 or first == 100:  # s t m d
-        return 2
-    second = text[i + 2] | 32 if i + 2 < end else 0
-    if ((first == 114 or first == 118) and second == 101) or (first == 108 and second == 108):  # re ve ll
-        return 3
-    return 0
-
-
-@njit(types.int64(_TEXT, types.uint8[::1], types.int64, types.int64, types.int64), cache=True, nogil=True)
-def _word_end(text: NDArray[np.uint8], kinds: NDArray[np.uint8], i: int, end: int, digits: int) -> int:
-    """Where the word that begins at ``i`` ends; the alternatives of the pattern in their order."""
-    short = _contraction(text, i, end)
-    if short:
-        return i + short
-    kind = kinds[i]
-    following = i + 1
-    while following < end and kinds[following] >= 128:
-        following += 1
-    if kind == _LETTER:
-        return _run(kinds, following, end, _LETTER)
-    if kind == _NUMBER:
-        for _ in range(digits - 1):
-            if following < end and kinds[following] == _NUMBER:
-                following += 1
-                while following < end and kinds[following] >= 128:
-                    following += 1
-        return following
-    if kind != _NEWLINE and following < end and kinds[following] == _LETTER:
-        return _run(kinds, following, end, _LETTER)
-    if kind == _OTHER or (text[i] == 32 and following < end and kinds[following] == _OTHER):
-        return _run(kinds, _run(kinds, following, end, _OTHER), end, _NEWLINE)
-    stop = newline = i
-    last = i
-    while stop < end and (kinds[stop] & 127 == _SPACE or kinds[stop] == _NEWLINE):
-        if kinds[stop] < 128:
-            last = stop
-        stop += 1
-        if kinds[stop - 1] == _NEWLINE:
-            newline = stop
-    if newline > i:
-        return newline
-    return stop if stop == end or last == i else last
-
-
-@njit(types.uint64(_TEXT, types.int64, types.int64), cache=True, nogil=True)
+@njit(types.uint64(TEXT, types.int64, types.int64), cache=True, nogil=True)
 def _hash(text: NDArray[np.uint8], start: int, end: int) -> np.uint64:
     code = np.uint64(14695981039346656037)
     for i in range(start, end):
         code = (code ^ np.uint64(text[i])) * np.uint64(1099511628211)
+    code = (code ^ (code >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
     return code ^ (code >> np.uint64(32))
 
 
@@ -186,33 +86,66 @@ def _insert(table: _Table, size: int, text: NDArray[np.uint8], start: int, end: 
 
 
 @njit(cache=True, nogil=True)
+def _count_known(
+    slots: NDArray[np.uint64],
+    text: NDArray[np.uint8],
+    kinds: NDArray[np.uint8],
+    place: tuple[int, int, int],
+    stop: int,
+    digits: int,
+) -> tuple[int, int, int]:
+    """Count words from a place on, up to one that is not in the table.
+
+    Args:
+        slots: The table.
+        text: UTF-8 of documents.
+        kinds: See `classify`.
+        place: Where the word begins, where its piece ends, and where it ends; the first and the last are alike where
+            the next word is still to be found.
+        stop: Where the document ends.
+        digits: Digits in a word at most.
+
+    Returns:
+        The place of the word that is not in the table; it begins at ``stop`` if there is none.
+    """
+    i, end, word_end = place
+    while i < stop:
+        # What is left of a word that was cut is not looked for again.
+        if i == word_end:
+            word_end = find_word_end(text, kinds, i, stop, digits)
+        end = word_end
+        if end - i > MAX_WORD:
+            end = i + MAX_WORD
+            while end > i + 1 and text[end] & 0xC0 == 0x80:
+                end -= 1
+        slot = _find(slots, _hash(text, i, end))
+        if slots[slot, 1] == 0:
+            break
+        slots[slot, 1] += np.uint64(1)
+        i = end
+    return i, end, word_end
+
+
+@njit(cache=True, nogil=True)
 def _count(
     table: _Table, size: int, text: NDArray[np.uint8], kinds: NDArray[np.uint8], offsets: NDArray[np.int64], digits: int
 ) -> tuple[_Table, int]:
     """Count the words of documents."""
-    # Unpacked, because taking an array out of the tuple for every word costs more than looking the word up.
-    slots, words, ends = table
     for document in range(len(offsets) - 1):
         i, stop = offsets[document], offsets[document + 1]
         word_end = i
-        while i < stop:
-            # What is left of a word that was cut is not looked for again.
-            if i == word_end:
-                word_end = _word_end(text, kinds, i, stop, digits)
-            end = word_end
-            if end - i > MAX_WORD:
-                end = i + MAX_WORD
-                while end > i + 1 and text[end] & 0xC0 == 0x80:
-                    end -= 1
+        # In a loop of its own, which sees one table: counting references to one that may change costs more than the
+        # words do.
+        while True:
+            i, end, word_end = _count_known(table.slots, text, kinds, (i, i, word_end), stop, digits)
+            if i == stop:
+                break
             code = _hash(text, i, end)
-            slot = _find(slots, code)
-            if slots[slot, 1] == 0:
-                slots, words, ends = _insert(_Table(slots, words, ends), size, text, i, end, code)
-                slot = _find(slots, code)
-                size += 1
-            slots[slot, 1] += np.uint64(1)
+            table = _insert(table, size, text, i, end, code)
+            table.slots[_find(table.slots, code), 1] += np.uint64(1)
+            size += 1
             i = end
-    return _Table(slots, words, ends), size
+    return table, size
 
 
 @njit(cache=True, nogil=True)
@@ -240,7 +173,7 @@ class WordCounter:
 
     def __init__(self, split: Split) -> None:
         self._digits = split.digits
-        self._classes = _classes(split.marks)
+        self._classes = classes_of(split.marks)
         room = 1 << 14
         self._table = _Table(
             np.zeros((2 * room, 4), np.uint64), np.zeros(16 * room, np.uint8), np.zeros(room, np.int64)
@@ -256,7 +189,7 @@ class WordCounter:
         """
         text = _read_only(text[offsets[0] : offsets[-1]])
         places = np.ascontiguousarray(offsets, np.int64) - offsets[0]
-        kinds = _classify(text, self._classes)
+        kinds = classify(text, self._classes)
         self._table, self._size = _count(self._table, self._size, text, kinds, places, self._digits)
 
     def merge(self, words: WordCounts) -> None:

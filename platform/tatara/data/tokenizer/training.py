@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tatara.data.tokenizer.merges import content_code, learn
+from tatara.data.tokenizer.contents import content_code
+from tatara.data.tokenizer.merges import learn
 from tatara.data.tokenizer.pretokens import WordCounter, WordCounts
 from tatara.data.tokenizer.splits import END_OF_TEXT, SPLITS, Split
 
