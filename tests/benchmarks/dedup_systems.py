@@ -8,10 +8,12 @@ with ``--survivors``.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,27 @@ def shingles(text: str) -> list[str]:
     return [" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))]
 
 
-def tatara(corpus: Path, output: Path, ray_data: bool = True) -> None:
-    """This project's step, in Ray tasks of one shard each, or in this process alone."""
+def tatara(corpus: Path, output: Path) -> None:
+    """This project's curation, with the one step."""
+    job = {
+        "name": "bench",
+        "root": str(output / "root"),
+        "config": {"corpus": str(corpus / "parquet"), "pipeline": ["fuzzy_dedup"]},
+    }
+    (output / "job.yaml").write_text(json.dumps(job))
+    path = str(Path(__file__).resolve().parents[2] / "platform")
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-m", "tatara", "curate", "--config", str(output / "job.yaml")]
+    subprocess.run(command, check=True, env=environment)
+
+
+def tatara_step(corpus: Path, output: Path, workers: int = WORKERS) -> None:
+    """This project's step without its pipeline, in Ray tasks of one file each, or in this process alone."""
     root = Path(__file__).resolve().parents[2]
     sys.path[:0] = [str(root / "platform"), str(root / "tests" / "benchmarks")]
     from dedup_driver import deduplicate
 
-    deduplicate(corpus, output, WORKERS if ray_data else 0)
+    deduplicate(corpus, output, workers)
 
 
 def datatrove(corpus: Path, output: Path, split: bool = False) -> None:
@@ -203,7 +219,8 @@ def gaoya(corpus: Path, output: Path) -> None:
 
 SYSTEMS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "tatara": (tatara, "this"),
-    "tatara-one-process": (lambda corpus, output: tatara(corpus, output, ray_data=False), "this"),
+    "tatara-step": (tatara_step, "this"),
+    "tatara-one-process": (partial(tatara_step, workers=0), "this"),
     "datatrove": (datatrove, "datatrove"),
     "datatrove-split": (datatrove_split, "datatrove"),
     "text-dedup": (text_dedup, "text-dedup"),
@@ -222,7 +239,7 @@ def survivors(output: Path) -> set[str]:
     found: set[str] = set()
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         parts = path.relative_to(output).parts
-        if {"work", "cache"} & set(parts):
+        if {"work", "cache", "decisions"} & set(parts):
             continue
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq

@@ -151,6 +151,8 @@ def test_later_runs_drop_what_an_earlier_one_kept(tmp_path: Path) -> None:
     assert later.config.files() == (str(tmp_path / "index"),)
     with pytest.raises(DataError, match="ignore_case = True, this run has ignore_case = False"):
         make("exact_dedup", tmp_path / "x", against=[str(tmp_path / "index")], ignore_case=False).prepare()
+    with pytest.raises(DataError, match="holds no index of fuzzy_dedup"):
+        make("fuzzy_dedup", tmp_path / "z", against=[str(tmp_path / "index")]).prepare()
     with pytest.raises(DataError, match="holds no index"):
         make("exact_dedup", tmp_path / "y", against=[str(tmp_path)]).prepare()
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corpus import topics
+from ray_head import ray_head
 from tatara.artifact import Artifact, Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -42,10 +43,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def start(corpus: Path, root: Path) -> subprocess.Popen[str]:
+def start(corpus: Path, root: Path, *more: str) -> subprocess.Popen[str]:
     pipeline = json.dumps(["repair", "length", "language", "gopher_repetition", "exact_dedup", "fuzzy_dedup"])
     line = ["curate", "--corpus", str(corpus), "--root", str(root), "--name", "k", "--shard_bytes", "220000"]
-    command = [sys.executable, "-m", "tatara", *line, "--pipeline", pipeline]
+    command = [sys.executable, "-m", "tatara", *line, "--pipeline", pipeline, *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -112,4 +113,22 @@ def test_workers_are_killed(corpus: Path, undisturbed: list[dict[str, Any]], tmp
             continue
     assert killed
     artifact = finish(process, tmp_path)
+    assert content(artifact) == undisturbed
+
+
+def test_a_node_is_lost(corpus: Path, undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:
+    with ray_head(num_cpus=1, dashboard=False) as head:
+        line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", head.address, "--num-cpus=1"]
+        node = subprocess.Popen([*line, "--block"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert node.stdout is not None
+        try:
+            while "Ray runtime started" not in (said := node.stdout.readline()):
+                assert said, "the second node did not start"
+            process = start(corpus, tmp_path, "--address", head.address)
+            when(lambda: len(summaries(tmp_path)) >= 4, process)
+        finally:
+            for member in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+                member.kill()
+            node.wait()
+        artifact = finish(process, tmp_path)
     assert content(artifact) == undisturbed

@@ -79,7 +79,7 @@ class Deduplication(GlobalStep):
         if not plan.exists():
             write_atomically(plan, json.dumps(self._group(shards, memory)).encode())
         grouped = json.loads(plan.read_text())
-        earlier = [part for path in self.against for part in index_shards(Path(path), self.config.step)]
+        earlier = [part for path in self.against for part in index_shards(Path(path))]
         numbers = [shard.index for shard in shards] + [EARLIER + place for place in range(len(earlier))]
         corpus = Corpus(self.directory, tuple(numbers), tuple(earlier), tuple(grouped["starts"]), alive)
         if grouped["whole"]:
@@ -113,7 +113,7 @@ class Deduplication(GlobalStep):
                 f"{self.config.step}: no keys of shard {missing[0]} in {self.directory}; collect them first"
             )
         own = len(tables)
-        tables += [Table(part) for path in self.against for part in index_shards(Path(path), self.config.step)]
+        tables += [Table(part) for path in self.against for part in index_shards(Path(path))]
         numbers = [shard.index for shard in shards] + [EARLIER + place for place in range(len(tables) - own)]
         documents = [len(table) for table in tables]
         sizes = [self.bytes_per_document() * len(table) + table.meta["id_bytes"] for table in tables]
@@ -151,9 +151,10 @@ class Deduplication(GlobalStep):
         return self._verdicts(shard)[0].judge(f"{name}.{self.limit_key}", f"{name}.against", self.limit())
 
     def publish(self, output: Path) -> None:
-        """Write an index of what stays, for the ``against`` of later runs, in ``<output>/<step>``."""
+        """Write an index of what stays; ``against`` of a later run's step names the directory."""
         if not hasattr(self.config, "against"):
             return
+        output.mkdir(parents=True, exist_ok=True)
         for number in self._decision()["rows"]:
             table = Table(collected(self.directory) / f"{int(number):06d}")
             stays = ~self.removed(int(number))[table.documents["row"]]
@@ -161,8 +162,9 @@ class Deduplication(GlobalStep):
             if noted.exists():
                 stays &= np.fromfile(noted, bool)
             leaders = self.index_leaders(table, stays)
-            write_index(output / self.config.step, int(number), table, stays, leaders, self.index_files())
-        write_atomically(output / self.config.step / "index.json", json.dumps(self.parameters()).encode())
+            write_index(output, int(number), table, stays, leaders, self.index_files())
+        described = {"step": self.config.step, **self.parameters()}
+        write_atomically(output / "index.json", json.dumps(described).encode())
 
     def index_files(self) -> list[IndexFile]:
         """The files of keys that an index takes over."""

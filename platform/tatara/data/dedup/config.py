@@ -38,7 +38,7 @@ class UrlDedupConfig(DedupConfig):
     """Whether everything after "?" is ignored; otherwise only parameters that track visitors are (utm_*, gclid, ...)
     and the others are sorted."""
     against: tuple[str, ...] = ()
-    """Indexes that earlier runs published: a document that matches one of theirs is dropped."""
+    """Directories of indexes that earlier runs of this step published: what matches one of theirs is dropped."""
 
     def files(self) -> tuple[str, ...]:
         """The indexes."""
@@ -56,7 +56,7 @@ class ExactDedupConfig(DedupConfig):
     ignore_space: bool = True
     """Whether texts that differ in white space only are the same."""
     against: tuple[str, ...] = ()
-    """Indexes that earlier runs published: a document that matches one of theirs is dropped."""
+    """Directories of indexes that earlier runs of this step published: what matches one of theirs is dropped."""
 
     def files(self) -> tuple[str, ...]:
         """The indexes."""
@@ -112,7 +112,7 @@ class FuzzyDedupConfig(DedupConfig):
     seed: int = 1
     """Seed of the signatures."""
     against: tuple[str, ...] = ()
-    """Indexes that earlier runs published: a document that matches one of theirs is dropped."""
+    """Directories of indexes that earlier runs of this step published: what matches one of theirs is dropped."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

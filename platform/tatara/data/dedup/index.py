@@ -43,10 +43,10 @@ def check_index(path: Path, step: str, parameters: dict[str, Any]) -> None:
     Raises:
         DataError: There is no index, or a parameter differs.
     """
-    described = path / step / "index.json"
-    if not described.exists():
+    described = path / "index.json"
+    theirs = json.loads(described.read_text()) if described.exists() else {}
+    if theirs.get("step") != step:
         raise DataError(f"{step}.against: {path} holds no index of {step}; name the directory that a run published")
-    theirs = json.loads(described.read_text())
     for name, ours in parameters.items():
         if theirs.get(name) != ours:
             raise DataError(
@@ -55,9 +55,9 @@ def check_index(path: Path, step: str, parameters: dict[str, Any]) -> None:
             )
 
 
-def index_shards(path: Path, step: str) -> list[Path]:
+def index_shards(path: Path) -> list[Path]:
     """The parts of an index."""
-    return sorted((path / step).glob("[0-9]*"))
+    return sorted(path.glob("[0-9]*"))
 
 
 def write_index(

@@ -117,7 +117,7 @@ def _own_context(
 ) -> int:
     """What an element adds to the context of what is in it."""
     kinds = _KINDS[tag]
-    own = np.int64(_CONTEXT_OF[tag])
+    own = int(_CONTEXT_OF[tag])
     if kinds & _SKIPPED or slots[NAMED] & (_LINENO | _KATEX) or (slots[NAMED] & _MATHJAX and state[MATHJAX_SCRIPTS]):
         own |= SKIP
     if slots[HIDDEN]:

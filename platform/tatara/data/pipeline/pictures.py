@@ -25,16 +25,46 @@ def pictures(funnel: Funnel, figures: Mapping[str, Any], finished: Mapping[str, 
     if clusters:
         shown["duplicate_clusters"] = clusters
     tables = []
-    for found in [*figures.values(), *finished.values()]:
+    for label, found in [*figures.items(), *finished.items()]:
         if not isinstance(found, Mapping):
             continue
-        if "table" in found:
+        if "table" in found and "examples" not in found:
             tables.append(found["table"])
-        if "curve" in found:
-            shown["curve"] = found["curve"]
-        if "benchmarks" in found and "items" in found:
-            shown["contamination"] = dict(found)
+        if "sources" in found:
+            tables.append(_mixture(label, found["sources"]))
+        if "false_negatives" in found:
+            shown["curve"] = _missed(label, found)
+        if "examples" in found:
+            shown["contamination"] = {"table": found.get("table"), "examples": found["examples"]}
+        if "auc" in found or "accuracy" in found:
+            tables.append(_classifier(label, found))
     return {**shown, "table": tables} if tables else shown
+
+
+def _mixture(label: str, sources: Mapping[str, Any]) -> dict[str, Any]:
+    columns = ["source", "weight", "documents before", "after", "tokens before", "after", "share", "epochs"]
+    rows = []
+    for name, item in sources.items():
+        before, after = item["before"], item["after"]
+        counts = [before["documents"], after["documents"], before["tokens"], after["tokens"]]
+        rows.append([name, item["weight"], *counts, round(after["share"], 4), round(after["epochs"], 3)])
+    return {"title": f"Mixture ({label})", "columns": columns, "rows": rows}
+
+
+def _missed(label: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    points = [[similarity, missed] for similarity, missed in found["false_negatives"]]
+    name = f"{found['bands']} bands of {found['rows']} rows"
+    return {
+        "title": f"Near copies that {label} does not see",
+        "x": "Jaccard similarity",
+        "y": "probability of being missed",
+        "series": [{"name": name, "points": points}],
+    }
+
+
+def _classifier(label: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [[key, value] for key, value in found.items() if isinstance(value, int | float | str)]
+    return {"title": f"Classifier ({label})", "columns": ["figure", "value"], "rows": rows}
 
 
 def _languages(languages: Counter[str]) -> dict[str, Any] | None:

@@ -194,7 +194,12 @@ class Driver:
             found = step.make(self._pipeline.work).decide(shards, alive, map_tasks, self._config.task_memory)
             storage.replace_bytes(decided, pickle.dumps(found))
             self._run.log(f"{step.label}: decided in {time.monotonic() - started:.1f} s")
-        self.figures[step.label] = pickle.loads(decided.read_bytes())
+        figures = self.figures[step.label] = pickle.loads(decided.read_bytes())
+        if "false_negatives" in figures:
+            missed = ", ".join(f"{share:.2%} at {similarity:.2f}" for similarity, share in figures["false_negatives"])
+            self._run.log(
+                f"{step.label}: {figures['bands']} bands of {figures['rows']} rows miss, by similarity: {missed}"
+            )
 
 
 def _task(pipeline: Pipeline, segment: int, item: dict[str, Any]) -> dict[str, int]:
