@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,10 @@ from tatara.errors import MissingExtraError, StorageError
 
 _CHUNK = 1 << 20
 _EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs"}
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NEARLY_NOTHING = 1_000_000
 
 
 class LockHeldError(StorageError):
@@ -103,9 +108,28 @@ def errors_named(url: str, action: str) -> Iterator[None]:
     except PermissionError:
         raise StorageError(f"cannot {action} {url}: permission denied; choose another place with --root") from None
     except OSError as error:
-        if error.errno == errno.ENOSPC or error.errno == errno.EDQUOT:
-            raise StorageError(f"cannot {action} {url}: the disk is full; free some space and run again") from None
+        if error.errno in _FULL:
+            raise _full(url, action) from None
         raise StorageError(f"cannot {action} {url}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def full_disk_named(directory: str) -> Iterator[None]:
+    """Turn whatever a full disk looks like, to whoever was writing below a directory, into one line.
+
+    Libraries that write (numpy, for one) report a short write without the system's error number.
+    """
+    try:
+        yield
+    except OSError as error:
+        short = error.errno is None and shutil.disk_usage(directory).free < _NEARLY_NOTHING
+        if error.errno in _FULL or short:
+            raise _full(directory, "write") from None
+        raise
+
+
+def _full(url: str, action: str) -> StorageError:
+    return StorageError(f"cannot {action} {url}: the disk is full; free some space and run again")
 
 
 def exists(url: str) -> bool:

@@ -115,10 +115,10 @@ def test_a_fixed_version_with_another_content_is_refused(tmp_path: Path) -> None
     tatara("run", path, "--only", "curate")
     loaded = yaml.safe_load(path.read_text())
     loaded["stages"]["curate"]["version"] = 1
-    loaded["stages"]["curate"]["config"]["length"] = {"min_characters": 200}
+    loaded["stages"]["curate"]["config"]["pipeline"] = {"length": {"min_characters": 200}}
     path.write_text(yaml.safe_dump(loaded))
     output = tatara("run", path, code=1)
-    assert "documents/small@1 is there with another content (length.min_characters 100 -> 200)" in output
+    assert "documents/small@1 is there with another content (pipeline.length.min_characters 100 -> 200)" in output
     assert "set version: 2" in output
 
 

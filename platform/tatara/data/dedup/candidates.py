@@ -72,6 +72,8 @@ def bucket_pairs(
     Documents with the same signature are a chain. Of the different signatures of a bucket all pairs are made up to
     `ALL_PAIRS`; of more, each with the first ones and with its neighbour in the order of signatures, so that a
     bucket takes linear time however large, and the outcome does not depend on how documents are spread over shards.
+    Documents with equal signatures were joined before, per part of a shard; a task holds one key's other documents
+    whole, about 60 bytes each.
     """
     # Most keys occur once: they go before anything is sorted.
     shared = np.flatnonzero(_maybe_repeated(key))

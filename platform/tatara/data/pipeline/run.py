@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,14 +55,16 @@ def run(config: CurateConfig, stage_run: StageRun) -> dict[str, Any]:
     stage_run.log(f"{len(corpus.files):,} files, {total / 1e6:.1f} MB, in {len(shards)} shards")
     stage_run.log(describe(pipeline.segments))
     driver = Driver(config, pipeline, shards, stage_run)
-    driver.prepare()
-    for segment in pipeline.segments:
-        driver.take(segment)
-    funnel = driver.funnel
-    result.check(config, pipeline, funnel, driver.first_unreadable())
-    result.collect(pipeline, shards, stage_run)
-    result.publish(pipeline, stage_run.output.path)
-    result.report(pipeline, shards, funnel, driver.figures, stage_run)
+    storage.make_directory(str(pipeline.work))
+    with storage.full_disk_named(str(pipeline.work)):
+        driver.prepare()
+        for segment in pipeline.segments:
+            driver.take(segment)
+        funnel = driver.funnel
+        result.check(config, pipeline, funnel, driver.first_unreadable())
+        result.collect(pipeline, shards, stage_run)
+        result.publish(pipeline, stage_run.output.path)
+        result.report(pipeline, shards, funnel, driver.figures, stage_run)
     documents, size = funnel.result(pipeline.steps)
     return {
         "documents_read": funnel.documents,
@@ -191,7 +193,7 @@ class Driver:
             shards = [ShardRows(shard.index, self._rows[shard.index]) for shard in self._shards]
             alive = Alive(before, self._rows, self._pipeline.work)
             started = time.monotonic()
-            found = step.make(self._pipeline.work).decide(shards, alive, map_tasks, self._config.task_memory)
+            found = step.make(self._pipeline.work).decide(shards, alive, self._fan_out, self._config.task_memory)
             storage.replace_bytes(decided, pickle.dumps(found))
             self._run.log(f"{step.label}: decided in {time.monotonic() - started:.1f} s")
         figures = self.figures[step.label] = pickle.loads(decided.read_bytes())
@@ -202,5 +204,18 @@ class Driver:
             )
 
 
+    def _fan_out(self, function: "Task", items: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+        return map_tasks(partial(_named, function, str(self._pipeline.work)), items)
+
+
+Task = Callable[[dict[str, Any]], Any]
+
+
 def _task(pipeline: Pipeline, segment: int, item: dict[str, Any]) -> dict[str, int]:
-    return run_shard(pipeline, segment, pickle.loads(item["shard"]))
+    with storage.full_disk_named(str(pipeline.work)):
+        return run_shard(pipeline, segment, pickle.loads(item["shard"]))
+
+
+def _named(function: Task, work: str, item: dict[str, Any]) -> Any:
+    with storage.full_disk_named(work):
+        return function(item)
