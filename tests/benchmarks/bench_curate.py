@@ -25,7 +25,7 @@ DATATROVE = (
 )  # fmt: skip
 STEPS = [
     "extract", {"language": {"keep": ["en"], "min_score": 0.5}}, "gopher_repetition", "gopher_quality",
-    {"c4_lines": {"terminal_punctuation": False}}, "c4", "fineweb", "fuzzy_dedup",
+    {"c4_lines": {"terminal_punctuation": []}}, "c4", "fineweb", "fuzzy_dedup",
 ]  # fmt: skip
 
 
@@ -40,16 +40,18 @@ def corpus(megabytes: int) -> Path:
     return directory
 
 
-def tokenizer(directory: Path) -> Path:
+def tokenizer() -> Path:
     """A tokenizer that both use: 32k, byte-level, trained on Python's documentation."""
     path = cache_directory() / "tokenizer-32k"
     if not (path / "tokenizer.json").exists():
         sys.path.insert(0, str(ROOT / "platform"))
         from pydoc_data.topics import topics
 
-        from tatara.data import tokenizer as training
+        from tatara.data.tokenizer import directory, training
+        from tatara.data.tokenizer.splits import SPLITS
 
-        training.save(training.train(list(topics.values()), 32_000), path, 4096)
+        words = training.count_words(topics.values(), SPLITS["llama3"])
+        directory.save(training.train(words, 32_000, "llama3"), path, 4096)
     return path / "tokenizer.json"
 
 
@@ -81,10 +83,11 @@ def main() -> None:
     options = parser.parse_args()
     directory, work = corpus(options.megabytes), cache_directory() / "bench-curate"
     work.mkdir(exist_ok=True)
-    vocabulary = tokenizer(work)
+    vocabulary = tokenizer()
     peer = None if options.without_peer else python_with("datatrove", DATATROVE)
     script = Path(__file__).with_name("peer_datatrove.py")
-    env = {"PYTHONPATH": str(ROOT / "platform")}
+    # Compiled kernels of another numba would take the place of ours.
+    env = {"PYTHONPATH": str(ROOT / "platform"), "NUMBA_CACHE_DIR": str(cache_directory() / "numba-of-peer")}
     found: dict[str, list[Measured]] = {}
     for round_number in range(options.rounds):
         found.setdefault("tatara", []).append(tatara(directory, work / "tatara", vocabulary))

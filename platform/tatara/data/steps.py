@@ -156,6 +156,7 @@ class GlobalStep(ABC):
         Args:
             shards: The shards, in order.
             alive: Shard number to which of its rows are still there: ``[rows]``. Can be pickled, so that tasks ask.
+                May have a method ``gained``, which says what copies rows stand for by steps before this one.
             fan_out: Runs tasks.
             memory: Bytes that one task may use.
 
@@ -166,6 +167,10 @@ class GlobalStep(ABC):
     @abstractmethod
     def removed(self, shard: int) -> "NDArray[np.bool_]":
         """Which rows of a shard the decision removes: ``[rows]``."""
+
+    def gained(self, shard: int) -> "NDArray[np.int64] | None":
+        """How many more copies each row of a shard stands for by the decision: ``[rows]``; None for none."""
+        return None
 
     @abstractmethod
     def judge(self, shard: int) -> Callable[[Sequence[Document]], Verdicts]:

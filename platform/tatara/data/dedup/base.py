@@ -145,6 +145,11 @@ class Deduplication(GlobalStep):
         verdicts, rows = self._verdicts(shard)
         return verdicts.removed(rows)
 
+    def gained(self, shard: int) -> "NDArray[np.int64] | None":
+        """How many copies the rows of a shard stand for by the verdicts, besides before: ``[rows]``."""
+        verdicts, rows = self._verdicts(shard)
+        return verdicts.gained(rows)
+
     def judge(self, shard: int) -> Callable[[Sequence[Document]], Verdicts]:
         """Hand down the verdicts; what stays is marked with its copies and cluster."""
         name = self.config.step

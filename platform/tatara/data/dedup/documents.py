@@ -184,9 +184,16 @@ def collected(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Table:
-    """The collected documents of one shard."""
+    """The collected documents of one shard.
+
+    Attributes:
+        directory: Where they are.
+        gained: How many copies each row stands for by the verdicts of steps before this one in the same pass:
+            ``[rows]``; None for no more than was collected.
+    """
 
     directory: Path
+    gained: NDArray[np.int64] | None = None
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -200,7 +207,10 @@ class Table:
     @cached_property
     def documents(self) -> Records:
         """Rank, row and copies of every document: ``[documents]`` of `DOCUMENT`."""
-        return np.fromfile(self.directory / "documents", DOCUMENT)
+        found = np.fromfile(self.directory / "documents", DOCUMENT)
+        if self.gained is not None:
+            found["copies"] += self.gained[found["row"]].astype(np.uint32)
+        return found
 
     def ids(self, positions: NDArray[np.int64]) -> list[bytes]:
         """Ids of some documents."""
@@ -224,7 +234,7 @@ class Corpus:
         numbers: Numbers of all shards, ascending.
         earlier: Directories of the shards from earlier runs, numbered from `EARLIER`.
         starts: The first shard of each group; a task that needs tables of documents works on one group.
-        alive: Which rows of a shard are still there.
+        alive: Which rows of a shard are still there; may say too, by ``gained``, what copies they stand for by now.
     """
 
     directory: Path
@@ -235,8 +245,10 @@ class Corpus:
 
     def table(self, number: int) -> Table:
         """A shard's documents."""
-        own = collected(self.directory) / f"{number:06d}"
-        return Table(own if number < EARLIER else self.earlier[number - EARLIER])
+        if number >= EARLIER:
+            return Table(self.earlier[number - EARLIER])
+        gained = getattr(self.alive, "gained", None)
+        return Table(collected(self.directory) / f"{number:06d}", gained(number) if gained else None)
 
     @property
     def groups(self) -> int:

@@ -173,6 +173,14 @@ class ShardVerdicts:
             gone[self._found["rows"][self._found["fate"] != _STAYS]] = True
         return gone
 
+    def gained(self, rows: int) -> NDArray[np.int64]:
+        """How many copies each of the shard's rows stands for now, besides those it stood for before: ``[rows]``."""
+        gained = np.zeros(rows, np.int64)
+        if self._found:
+            stays = self._found["fate"] == _STAYS
+            gained[self._found["rows"][stays]] = self._found["copies"][stays]
+        return gained
+
     def judge(self, reason: str, earlier_reason: str, limit: float | None) -> Callable[[Sequence[Document]], Verdicts]:
         """A function that hands down the verdicts, and marks what stays with its copies and cluster."""
         if not self._found:

@@ -108,6 +108,15 @@ class Alive:
             alive &= ~step.make(self.work).removed(shard)
         return alive
 
+    def gained(self, shard: int) -> NDArray[np.int64]:
+        """How many copies each row stands for by the verdicts of those steps: ``[rows]``."""
+        gained = np.zeros(self.rows[shard], np.int64)
+        for step in self.before:
+            found = step.make(self.work).gained(shard)
+            if found is not None:
+                gained += found
+        return gained
+
 
 class Driver:
     """Takes the shards through the passes, and remembers how far it came.
@@ -202,7 +211,6 @@ class Driver:
             self._run.log(
                 f"{step.label}: {figures['bands']} bands of {figures['rows']} rows miss, by similarity: {missed}"
             )
-
 
     def _fan_out(self, function: "Task", items: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         return map_tasks(partial(_named, function, str(self._pipeline.work)), items)

@@ -14,6 +14,7 @@ from tatara import storage
 from tatara.data.document import Document, Quarantined, Verdict
 from tatara.data.pipeline import rows
 from tatara.data.pipeline.funnel import Funnel
+from tatara.data.pipeline.kernels import compile_once
 from tatara.data.pipeline.planning import PlannedStep, Segment
 from tatara.data.pipeline.rows import RowWriter
 from tatara.data.read.config import ReadConfig
@@ -81,6 +82,7 @@ def run_shard(pipeline: Pipeline, segment: int, shard: Shard) -> dict[str, int]:
     files = pipeline.files(segment, shard.index)
     if not files.summary.exists():
         storage.make_directory(str(files.directory))
+        compile_once([_step(step, pipeline.work) for step in pipeline.segments[segment].rows])
         ShardPass(pipeline, segment, shard).run()
     left, funnel = files.load()
     size = sum(file.size for file in shard.files)
