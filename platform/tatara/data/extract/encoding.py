@@ -107,7 +107,7 @@ def decode(content: bytes, content_type: str | None = None) -> tuple[str, str]:
     for mark, name in _BOMS:
         if content.startswith(mark):
             return content[len(mark) :].decode(name, errors="replace"), name
-    escapes = any(escape in content for escape in _ESCAPES)
+    escapes = b"\x1b" in content and any(escape in content for escape in _ESCAPES)
     nul = content.count(0)
     if not escapes and not nul:
         text = _strictly(content, "utf-8")
