@@ -3,9 +3,9 @@
 Items of a benchmark, whole and with some of their words replaced, are planted in part of the documents. Each system
 gets the same documents in one process of one thread, and is asked to find its whole benchmark.
 
-    python tests/benchmarks/bench_decontaminate.py BENCHMARK CORPUS.jsonl.gz [--peer PYTHON] [--runs 3]
+    python tests/benchmarks/bench_decontaminate.py [BENCHMARK CORPUS.jsonl.gz] [--runs 3]
 
-``--peer`` is the interpreter of an environment with datatrove and spaCy. Its index comes from its own hashing of the
+datatrove is installed into an environment of its own. Its index comes from its own hashing of the
 questions (``find_query_ngrams``), its n-gram is its default of 12 words; the tokeniser is its default for English.
 """
 
@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from sample import sample
 
 SHARES = (0.0, 0.05, 0.1, 0.2)
 """Words of a planted item that are replaced."""
@@ -112,9 +114,9 @@ def measure(name: str, run: Callable[[list[str]], list[bool]], file: Path, runs:
 def main() -> None:
     """Run both on the same documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark")
-    parser.add_argument("corpus")
-    parser.add_argument("--peer", help="interpreter of an environment with datatrove")
+    parser.add_argument("benchmark", nargs="?")
+    parser.add_argument("corpus", nargs="?")
+    parser.add_argument("--without-peer", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--megabytes", type=float, default=16.0)
     parser.add_argument("--peer-megabytes", type=float, default=2.0)
@@ -126,6 +128,8 @@ def main() -> None:
             items = json.loads(Path(options.as_peer[0]).read_text())
             measure("datatrove", datatrove(items, directory), Path(options.as_peer[1]), options.runs)
             return
+        if options.corpus is None:
+            options.benchmark, options.corpus = map(str, sample("gsm8k/test.jsonl.gz", "docs-cpp/docs.jsonl.gz"))
         sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
         from tatara.data.decontaminate.benchmarks import read_items
 
@@ -135,10 +139,13 @@ def main() -> None:
         for name, megabytes in (("all", options.megabytes), ("few", options.peer_megabytes)):
             (directory / f"{name}.json").write_text(json.dumps(corpus(options.corpus, items, megabytes)))
         measure("tatara", tatara(options.benchmark, directory), directory / "all.json", options.runs)
-        if options.peer:
+        if not options.without_peer:
+            from peers import python_with
+
+            peer = python_with("datatrove-filters", ("datatrove[processing,io]==0.10.1", "spacy"))
             measure("tatara, same part", tatara(options.benchmark, directory), directory / "few.json", options.runs)
             files = [str(directory / "items.json"), str(directory / "few.json")]
-            command = [options.peer, __file__, options.benchmark, options.corpus, "--runs", str(options.runs)]
+            command = [peer, __file__, options.benchmark, options.corpus, "--runs", str(options.runs)]
             subprocess.run([*command, "--as-peer", *files], check=True)
 
 

@@ -1,6 +1,6 @@
 """Extractors of main text side by side: F1 on two labelled sets, and pages per second and core.
 
-    python tests/benchmarks/bench_extract.py SAMPLE_DATA [--only NAME ...] [--rounds 3] [--peers DIRECTORY]
+    python tests/benchmarks/bench_extract.py [SAMPLE_DATA] [--only NAME ...] [--rounds 3]
 
 Peers that are not installed here go into an environment of their own (made on the first run, kept for the next). Each
 extractor gets the raw bytes. Time is CPU time of extraction alone, on one core; rounds alternate between extractors,
@@ -14,12 +14,13 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from extract_sets import Page, article_counts, article_scores, articles, fold_of, phrase_counts, phrase_scores, phrases
+from peers import python_with
+from sample import sample
 
 PEERS = (
     "trafilatura", "resiliparse", "readability-lxml", "lxml_html_clean", "justext", "goose3", "newspaper4k",
@@ -189,15 +190,6 @@ def held_out(data: Path) -> list[tuple[float, float, float]]:
     return found
 
 
-def environment(directory: Path) -> Path:
-    """The Python of an environment that has the peers."""
-    python = directory / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], check=True)
-    return python
-
-
 def ask(process: "subprocess.Popen[str]") -> dict[str, object]:
     """One round of an extractor; empty when it could not start."""
     assert process.stdin is not None
@@ -216,16 +208,16 @@ def ask(process: "subprocess.Popen[str]") -> dict[str, object]:
 def main() -> None:
     """Run all extractors in turns, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--only", nargs="+", choices=list(EXTRACTORS), default=list(EXTRACTORS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "tatara-extract-peers")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.data = options.data or sample(".")[0]
     if options.work:
         work(options.work, options.data)
         return
-    peers = environment(options.peers) if set(options.only) - {"tatara"} else Path(sys.executable)
+    peers = python_with("extractors", PEERS) if set(options.only) - {"tatara"} else Path(sys.executable)
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     running = {
         name: subprocess.Popen(

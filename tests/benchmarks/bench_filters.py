@@ -4,7 +4,7 @@ The peer is installed in an environment of its own (see peers.py). Both judge th
 alternating rounds; medians of CPU time are compared, for other work on the machine shall not count. datatrove is
 measured with its own word tokenizer (spaCy), and with words split at white space in its place, as we split them.
 
-    python tests/benchmarks/bench_filters.py DOCUMENTS.jsonl.gz ... [--rounds 5] [--documents 300] [--record FILE]
+    python tests/benchmarks/bench_filters.py [DOCUMENTS.jsonl.gz ...] [--rounds 5] [--documents 300] [--record FILE]
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import python_with
+from sample import sample
 
 PEER = ["datatrove==0.10.1", "spacy", "nltk", "regex"]
 FILTERS = ("gopher_quality", "gopher_repetition", "fineweb", "c4_lines")
@@ -136,13 +137,15 @@ def judge(step: Any, texts: list[str]) -> tuple[float, list[str | None], list[st
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", type=Path, nargs="+", help="JSON Lines with a text, .gz or not")
+    parser.add_argument("paths", type=Path, nargs="*", help="JSON Lines with a text, .gz or not")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=300, help="of each file")
     parser.add_argument("--record", type=Path, help="write what the peer drops (words split at white space)")
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
-    texts = read_texts(options.paths, options.documents)
+    texts = read_texts(
+        options.paths or sample("c4-sample/c4_demo.jsonl.gz", "docs-rust-book/docs.jsonl.gz"), options.documents
+    )
     megabytes = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
     peer, steps = Peer(python_with("datatrove-filters", PEER), texts), our_steps()
     print(f"{len(texts)} documents, {megabytes:.2f} MB, {options.rounds} rounds; MB per second of CPU time, medians")

@@ -3,7 +3,7 @@
 The lengths are those of real documents, drawn with replacement and cut to a random share so that few are alike. The
 peer is best-fit decreasing as it is usually written: rooms in a sorted list, found by bisection.
 
-    python tests/benchmarks/bench_packing.py DOCUMENTS.jsonl.gz ... [--documents 1000000] [--rounds 3]
+    python tests/benchmarks/bench_packing.py [DOCUMENTS.jsonl.gz ...] [--documents 1000000] [--rounds 3]
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_tokenize import read
+from sample import sample
 
 from tatara.data.packing.config import PackingConfig
 from tatara.data.packing.plan import chunk, pack
@@ -38,12 +39,13 @@ def plain_best_fit(sizes: list[int], capacity: int) -> int:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("documents", nargs="+", type=Path)
+    parser.add_argument("documents", nargs="*", type=Path)
     parser.add_argument("--documents", dest="count", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    files = arguments.documents or sample("eltec-eng/novels.jsonl.gz", "docs-cpp/docs.jsonl.gz")
     # Four bytes to a token, which is what a vocabulary of 32,000 makes of English.
-    real = np.array([len(text) // 4 + 1 for path in arguments.documents for text in read(path, 1 << 40)], np.int64)
+    real = np.array([len(text) // 4 + 1 for path in files for text in read(path, 1 << 40)], np.int64)
     random = np.random.default_rng(0)
     lengths = np.maximum((random.choice(real, arguments.count) * random.uniform(0.2, 1, arguments.count)), 2)
     lengths = lengths.astype(np.int64)

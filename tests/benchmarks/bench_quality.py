@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peers import python_with
+from sample import sample
 
 Rows = list[tuple[str, str]]
 
@@ -141,19 +142,18 @@ def main() -> None:
     """Run every task; with ``--as-peer``, the peer's side of one, read from standard input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("TATARA_SAMPLE_DATA"))
-    parser.add_argument("--peer", help="interpreter that has fasttext")
     parser.add_argument("--as-peer", action="store_true")
     arguments = parser.parse_args()
     if arguments.as_peer:
         training, test = json.load(sys.stdin)
         peer(training, test)
         return
-    for name, rows in tasks(Path(arguments.data)).items():
+    for name, rows in tasks(Path(arguments.data or sample(".")[0])).items():
         cut = len(rows) * 7 // 10
         training, test = rows[:cut], rows[cut:]
         print(f"{name}: {len(training)} samples to train on, {len(test)} to test", flush=True)
         ours(training, test)
-        python = arguments.peer or python_with("fasttext", ["fasttext-numpy2-wheel==0.9.2"])
+        python = python_with("fasttext", ["fasttext-numpy2-wheel==0.9.2"])
         subprocess.run([python, __file__, "--as-peer"], input=json.dumps([training, test]), text=True, check=True)
 
 

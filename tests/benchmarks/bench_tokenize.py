@@ -4,7 +4,7 @@ Both tokenise the same documents, in alternating rounds, with the stage's own en
 thread, and on all cores, which counts by the CPU time that it takes. Medians of CPU time are compared, for other work
 on the machine shall not count. gigatoken remembers words that it has seen; ``cold`` is a new encoder in each round.
 
-    python tests/benchmarks/bench_tokenize.py DOCUMENTS.jsonl.gz ... [--vocab_size 32000] [--rounds 5]
+    python tests/benchmarks/bench_tokenize.py [DOCUMENTS.jsonl.gz ...] [--vocab_size 32000] [--rounds 5]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sample import sample
 
 
 def read(path: Path, limit: int) -> list[str]:
@@ -130,7 +131,7 @@ def measure_training(paths: list[Path], vocab_size: int, limit: int, rounds: int
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("documents", nargs="+", type=Path)
+    parser.add_argument("documents", nargs="*", type=Path)
     parser.add_argument("--vocab_size", type=int, default=32_000)
     parser.add_argument("--bytes", type=int, default=20_000_000, help="of each file")
     parser.add_argument("--rounds", type=int, default=5)
@@ -138,7 +139,7 @@ def main() -> None:
     from tatara.data.tokenizer.splits import SPLITS
     from tatara.data.tokenizer.training import count_words, train
 
-    for path in arguments.documents:
+    for path in arguments.documents or sample("eltec-eng/novels.jsonl.gz", "docs-cpp/docs.jsonl.gz"):
         texts = read(path, arguments.bytes)
         trained = train(count_words(texts, SPLITS["qwen3.5"]), arguments.vocab_size, "qwen3.5")
         speeds = measure_encoding(trained.to_str(), texts, arguments.rounds)
