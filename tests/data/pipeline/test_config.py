@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from tatara import config as configs
@@ -79,3 +82,12 @@ def test_every_step_is_documented_and_can_be_made(name: str) -> None:
         assert field.description, f"{name}.{key}"
     module, _, kind = found.implementation.partition(":")
     assert hasattr(__import__(module, fromlist=[kind]), kind)
+
+
+def test_configurations_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from tatara.data.pipeline.config import CurateConfig; list(CurateConfig.more_fields());"
+        "print([name for name in ('numpy', 'pyarrow', 'ray', 'torch', 'numba', 'tokenizers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -62,7 +62,7 @@ class Funnel:
             "id": document.id, "value": verdict.value, "limit": verdict.limit, "kept_id": verdict.kept_id,
             "language": document.language,
         }  # fmt: skip
-        self._sample(key, sample, document.text)
+        self._sample(key, sample, _shown(document))
         if verdict.cluster is not None:
             removed = {"reason": verdict.reason, "similarity": verdict.value, "kept_id": verdict.kept_id}
             self._member(verdict.cluster, document, removed)
@@ -118,7 +118,7 @@ class Funnel:
         held = self.clusters.get(cluster)
         if held is None and len(self.clusters) >= self.keep and (not self.keep or _hash(cluster) >= self._largest()):
             return
-        member = {"id": document.id, "excerpt": document.text[:_CLUSTER_EXCERPT], **more}
+        member = {"id": document.id, "excerpt": _shown(document)[:_CLUSTER_EXCERPT], **more}
         self.clusters[cluster] = _members([*(held or ()), member])
         self._trim()
 
@@ -176,6 +176,11 @@ def align(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _shown(document: Document) -> str:
+    """What there is to show of a document; of a page whose text has not been extracted, its address."""
+    return document.text or document.url or ""
 
 
 def _add(counts: dict[Any, tuple[int, int]], key: Any, documents: int, size: int) -> None:
