@@ -22,11 +22,40 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
+_LOST_AFTER = 2.0
+_lost = threading.Event()
+
+
 def _raise(number: int, _frame: FrameType | None) -> None:
     # What cleans up must not be cut short by an impatient second signal.
     for other in STOP_SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
+        signal.signal(other, _raise_if_lost)
+    watch = threading.Timer(_LOST_AFTER, _watch, [number])
+    watch.daemon = True
+    watch.start()
     raise Interrupted(signal.Signals(number).name)
+
+
+def _raise_if_lost(number: int, frame: FrameType | None) -> None:
+    if _lost.is_set():
+        _lost.clear()
+        _raise(number, frame)
+
+
+def _watch(number: int) -> None:
+    """Send a stop signal again that nobody heeds.
+
+    What a handler raises while Python is in a finaliser or a callback is printed and forgotten. Where it was not, the
+    main thread is by now in somebody's ``except`` or ``finally``, or has left `raised`.
+    """
+    main = threading.main_thread().ident or 0
+    found: Any = sys._current_exceptions().get(main)
+    error = found[1] if isinstance(found, tuple) else found
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    if error is None and signal.getsignal(number) is _raise_if_lost:
+        _lost.set()
+        signal.pthread_kill(main, number)
 
 
 @contextlib.contextmanager
