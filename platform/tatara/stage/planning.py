@@ -76,7 +76,10 @@ def differences(
         for key in after
         if key in identity and before.get(key, _MISSING) != after[key]
     ]
-    changed += [f"{key} {value} is gone" for key, value in before.items() if key not in after]
+    owners = {key.split(".")[0] for key in identity}
+    changed += [
+        f"{key} {value} is gone" for key, value in before.items() if key not in after and key.split(".")[0] in owners
+    ]
     changed += [
         f"input {name} is another one"
         for name, value in input_fingerprints.items()
