@@ -10,15 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tatara.data.dedup.documents import Corpus, Table, collected, group_shards
+from tatara.data.dedup.documents import Corpus, Table, collected, collected_tables, group_shards
 from tatara.data.dedup.grouping import Output
 from tatara.data.dedup.index import IndexFile, check_index, index_shards, write_index
-from tatara.data.dedup.records import EARLIER, write_atomically
+from tatara.data.dedup.records import EARLIER, remembered, write_atomically
 from tatara.data.dedup.stages import read_decision, tidy
 from tatara.data.dedup.verdicts import Features, ShardVerdicts, Similarity, group_of_shard, write_verdicts
 from tatara.data.document import Document
 from tatara.data.steps import FanOut, GlobalStep, ShardRows, Verdicts, serially
-from tatara.errors import DataError
 
 _ONE_TASK = 8
 """A step whose keys fit this often in a task's memory is one task."""
@@ -75,10 +74,7 @@ class Deduplication(GlobalStep):
         if decision.exists():
             found: dict[str, Any] = json.loads(decision.read_text())
             return dict(found["figures"])
-        plan = self.directory / "groups.json"
-        if not plan.exists():
-            write_atomically(plan, json.dumps(self._group(shards, memory)).encode())
-        grouped = json.loads(plan.read_text())
+        grouped = remembered(self.directory / "groups.json", lambda: self._group(shards, memory))
         earlier = [part for path in self.against for part in index_shards(Path(path))]
         numbers = [shard.index for shard in shards] + [EARLIER + place for place in range(len(earlier))]
         corpus = Corpus(self.directory, tuple(numbers), tuple(earlier), tuple(grouped["starts"]), alive)
@@ -106,12 +102,7 @@ class Deduplication(GlobalStep):
                 write_atomically(self.directory / "living" / f"{number:06d}", living)
 
     def _group(self, shards: Sequence[ShardRows], memory: int) -> dict[str, Any]:
-        tables = [Table(collected(self.directory) / f"{shard.index:06d}") for shard in shards]
-        missing = [shard.index for shard, table in zip(shards, tables, strict=True) if not table.directory.exists()]
-        if missing:
-            raise DataError(
-                f"{self.config.step}: no keys of shard {missing[0]} in {self.directory}; collect them first"
-            )
+        tables = collected_tables(self.directory, self.config.step, shards)
         own = len(tables)
         tables += [Table(part) for path in self.against for part in index_shards(Path(path))]
         numbers = [shard.index for shard in shards] + [EARLIER + place for place in range(len(tables) - own)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from tatara.data.dedup.records import (
 )
 from tatara.data.dedup.stages import adopt
 from tatara.data.document import Document
+from tatara.data.steps import ShardRows
+from tatara.errors import DataError
 
 DOCUMENT = np.dtype([("primary", "<u8"), ("tie", "<u8"), ("row", "<u4"), ("copies", "<u4")])
 """A document's rank (lower is better), its row in its shard, and how many documents it stood for already."""
@@ -87,7 +90,7 @@ def by_order(config: DedupConfig) -> bool:
     return config.keep == "first" or (config.keep in ("oldest", "newest") and not config.keep_by)
 
 
-class DocumentCollector:
+class DocumentCollector(ABC):
     """Collects documents of a shard; subclasses add keys in `take` and `write`."""
 
     def __init__(self, config: Any, directory: Path, shard: int) -> None:
@@ -132,13 +135,13 @@ class DocumentCollector:
         """The documents that have a key."""
         return documents
 
+    @abstractmethod
     def take(self, documents: Sequence[Document]) -> None:
         """Collect keys of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, directory: Path, table: Records) -> dict[str, Any]:
         """Write the keys that have not been written yet; returns what is to be known of them."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Write everything; the directory appears under its name when it is whole."""
@@ -223,6 +226,19 @@ class Table:
                 stream.seek(bounds.nbytes + begin)
                 found.append(stream.read(end - begin))
         return found
+
+
+def collected_tables(directory: Path, step: str, shards: Sequence[ShardRows]) -> list[Table]:
+    """The tables of all shards.
+
+    Raises:
+        DataError: One of them has none.
+    """
+    tables = [Table(collected(directory) / f"{shard.index:06d}") for shard in shards]
+    missing = [shard.index for shard, table in zip(shards, tables, strict=True) if not table.directory.exists()]
+    if missing:
+        raise DataError(f"{step}: no keys of shard {missing[0]} in {directory}; collect them first")
+    return tables
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Exact deduplication: documents with the same text."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ class KeyCollector(DocumentCollector):
         super().__init__(config, directory, shard)
         self._digests: list[bytes] = []
 
+    @abstractmethod
     def digests(self, documents: Sequence[Document]) -> list[bytes]:
         """Each document's key, 16 bytes."""
-        raise NotImplementedError
 
     def take(self, documents: Sequence[Document]) -> None:
         """Collect keys of a batch."""

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tatara.data.dedup.documents import Corpus, DocumentCollector, Table, collected, group_shards
+from tatara.data.dedup.documents import Corpus, DocumentCollector, collected_tables, group_shards
 from tatara.data.dedup.grouping import Output
 from tatara.data.dedup.line_counts import DROPPED, LINE, count_lines
 from tatara.data.dedup.lines import hash_lines
@@ -20,6 +20,7 @@ from tatara.data.dedup.records import (
     SectionWriter,
     position_of,
     record_array,
+    remembered,
     section_of,
     shard_of,
     write_atomically,
@@ -29,7 +30,6 @@ from tatara.data.dedup.verdicts import group_of_shard
 from tatara.data.document import Document, Verdict
 from tatara.data.shingles import mix
 from tatara.data.steps import Collector, FanOut, GlobalStep, ShardRows, Verdicts, serially
-from tatara.errors import DataError
 
 _ONE_TASK = 8
 _BATCH_CHARACTERS = 1 << 21
@@ -112,10 +112,7 @@ class LineDedup(GlobalStep):
         if decision.exists():
             found: dict[str, Any] = json.loads(decision.read_text())
             return dict(found["figures"])
-        plan = self.directory / "groups.json"
-        if not plan.exists():
-            write_atomically(plan, json.dumps(self._group(shards, alive, memory)).encode())
-        grouped = json.loads(plan.read_text())
+        grouped = remembered(self.directory / "groups.json", lambda: self._group(shards, alive, memory))
         numbers = tuple(shard.index for shard in shards)
         corpus = Corpus(self.directory, numbers, (), tuple(grouped["starts"]), alive)
         buckets = max(1, -(-grouped["documents"] // self.config.bucket_documents))
@@ -135,12 +132,7 @@ class LineDedup(GlobalStep):
     def _group(
         self, shards: Sequence[ShardRows], alive: Callable[[int], NDArray[np.bool_]], memory: int
     ) -> dict[str, Any]:
-        tables = [Table(collected(self.directory) / f"{shard.index:06d}") for shard in shards]
-        missing = [shard.index for shard, table in zip(shards, tables, strict=True) if not table.directory.exists()]
-        if missing:
-            raise DataError(
-                f"{self.config.step}: no keys of shard {missing[0]} in {self.directory}; collect them first"
-            )
+        tables = collected_tables(self.directory, self.config.step, shards)
         sizes = [_BYTES_PER_DOCUMENT * len(table) for table in tables]
         whole = (sum(sizes) + sum(table.meta["key_bytes"] for table in tables)) * _ONE_TASK <= memory
         documents = 0

@@ -1,7 +1,8 @@
 """Fixed-width records in files, sorted into sections, so that a task reads its sections of many files and no more."""
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def _counting_order(sections: NDArray[np.uint16], count: int) -> tuple[NDArray[n
         order[place[section]] = index
         place[section] += 1
     return order, bounds
+
+
+def remembered(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was found and written down before, as JSON; else it is found, and written down."""
+    if not path.exists():
+        write_atomically(path, json.dumps(find()).encode())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def write_atomically(path: Path, *parts: Any) -> None:

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from tatara import storage
 from tatara.data.quality.config import QualityConfig, TopicsConfig
@@ -41,8 +39,8 @@ class Classifier(RowStep):
             training = self.config.training
             samples = {name: read_samples(name, files, training) for name, files in self.samples().items()}
             content = train(samples, training).save()
-        _write(self.directory / _MODEL, content)
-        _write(done, key.encode())
+        storage.replace_bytes(self.directory / _MODEL, content)
+        storage.replace_bytes(done, key.encode())
 
     @cached_property
     def model(self) -> TextModel:
@@ -60,10 +58,3 @@ class Classifier(RowStep):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "model"}
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -117,6 +117,10 @@ def choose(serialised: str, wanted: Engine, samples: Sequence[str] = ()) -> tupl
     return "huggingface", reason
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
 def _objection(serialised: str, samples: Sequence[str]) -> str | None:
     try:
         fast = open_encoder(serialised, "gigatoken")
@@ -124,12 +128,12 @@ def _objection(serialised: str, samples: Sequence[str]) -> str | None:
         return f"{error.name} is not installed"
     except Exception as error:
         # It raises bare exceptions; the first line says what it lacks.
-        return f"gigatoken does not know this tokenizer ({str(error).splitlines()[0][:160]})"
+        return f"gigatoken does not know this tokenizer ({_first_line(error)})"
     texts = pa.array([*HARD_CASES, *samples], pa.large_string())
     try:
         ids, lengths = fast.encode(texts)
     except Exception as error:
-        return f"gigatoken fails on the sample ({str(error).splitlines()[0][:160]})"
+        return f"gigatoken fails on the sample ({_first_line(error)})"
     expected, expected_lengths = open_encoder(serialised, "huggingface").encode(texts)
     if np.array_equal(lengths, expected_lengths) and np.array_equal(ids, expected):
         return None

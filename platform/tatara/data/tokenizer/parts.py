@@ -1,7 +1,6 @@
 """Documents in Parquet files, read in bounded memory: looked over, counted and turned into tokens, a task per file."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -162,10 +161,7 @@ def encode_part(url: str, held_out: NDArray[np.bool_], encoding: Encoding, stem:
                 lengths.append(np.stack([counts + 1, earlier + 1]))
             np.save(lengths_file(stem, name), np.concatenate(lengths, axis=1))
     record: dict[str, Any] = {"url": url, "engine": encoding.engine}
-    with storage.errors_named(str(summary), "write"):
-        partial = summary.with_name(f"{summary.name}.{os.getpid()}.part")
-        partial.write_text(json.dumps(record))
-        os.replace(partial, summary)
+    storage.replace_bytes(summary, json.dumps(record).encode())
 
 
 def lengths_file(stem: Path, split: str) -> Path:
