@@ -127,7 +127,7 @@ def test_platform_is_the_standard_library_from_the_root() -> None:
 LIGHT = [
     "tatara", "tatara.config", "tatara.artifact", "tatara.storage", "tatara.stage", "tatara.recipe", "tatara.cluster",
     "tatara.tracking", "tatara.cli", "tatara.data.pipeline.config", "tatara.data.tokenize", "tatara.train.pretrain",
-    "tatara.train.export", "tatara.model.spec", "tatara.engine.config", "tatara.serve.config", "tatara.doctor",
+    "tatara.train.convert.export", "tatara.model.spec", "tatara.engine.config", "tatara.serve.config", "tatara.doctor",
 ]  # fmt: skip
 HEAVY = ("torch", "ray", "vllm", "transformers", "megatron", "pyarrow", "wandb", "tokenizers", "numpy")
 

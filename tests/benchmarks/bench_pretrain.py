@@ -80,8 +80,8 @@ def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callab
     import torch.distributed as dist
 
     from tatara.model.megatron import unwrap
-    from tatara.train.batches import Batch
     from tatara.train.engine import Engine
+    from tatara.train.feed.batches import Batch
     from tatara.train.layout import ParallelLayout
     from tatara.train.optimizer import AdamSettings
 

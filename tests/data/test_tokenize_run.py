@@ -148,7 +148,7 @@ def test_documents_are_repeated_in_training_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["concatenate", "length_bucketed"])
 def test_other_ways_to_pack_are_read_by_training(tmp_path: Path, strategy: str) -> None:
-    from tatara.train.batches import PackedTokens
+    from tatara.train.feed.batches import PackedTokens
 
     config = TokenizeConfig.model_validate({**CONFIG.model_dump(), "packing": {"strategy": strategy}})
     artifact = tokenize(write_documents(tmp_path, topics()), tmp_path, config)

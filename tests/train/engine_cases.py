@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tatara.model.spec import ModelSpec
-from tatara.train import checkpoint, checkpoint_writer
-from tatara.train.batches import PackedTokens
-from tatara.train.checkpoint_writer import CheckpointWriter
+from tatara.train.checkpoint import directories
+from tatara.train.checkpoint import writer as checkpoint_writer
+from tatara.train.checkpoint.writer import CheckpointWriter
 from tatara.train.engine import Engine
+from tatara.train.feed.batches import PackedTokens
+from tatara.train.feed.positions import bins_at, rank_slice, step_positions
 from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
-from tatara.train.positions import bins_at, rank_slice, step_positions
 from train.tokens_cases import SEQUENCE, VOCABULARY
 
 GLOBAL_BATCH = 8
@@ -77,7 +78,7 @@ def train_and_save(tokens: str, layout: dict[str, Any], root: str, steps: int, e
 def load_and_train(tokens: str, layout: dict[str, Any], root: str, until: int) -> Any:
     """Continue from the newest checkpoint; returns its step, its losses so far and the losses after it."""
     run = Run(tokens, layout)
-    found = checkpoint.newest(Path(root), print)
+    found = directories.newest(Path(root), print)
     training = checkpoint_writer.load(run.engine, found)
     before = [json.loads(line)["loss"] for line in (found.path / "losses.jsonl").read_text().splitlines()]
     return training["step"], before, [run.step(step) for step in range(training["step"], until)]

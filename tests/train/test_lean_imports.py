@@ -10,7 +10,7 @@ import sys, torch
 from tatara.train.lean_imports import import_megatron
 import_megatron()
 import_megatron()
-import tatara.train.engine, tatara.train.checkpoint_writer
+import tatara.train.engine, tatara.train.checkpoint.writer
 assert "torch._inductor" not in sys.modules and "wandb" not in sys.modules
 assert torch.compile.__module__ == "torch"
 import wandb

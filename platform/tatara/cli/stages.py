@@ -63,8 +63,7 @@ def command(name: str) -> click.Command | None:
 
 def help_text(stage: Stage) -> str:
     """The configuration class's docstring and what the stage takes and makes."""
-    takes = ", ".join(f"{name} ({kind})" for name, kind in stage.inputs.items()) or "raw files"
-    return f"{inspect.getdoc(stage.config) or ''}\n\nTakes: {takes}. Makes: {stage.kind}."
+    return f"{inspect.getdoc(stage.config) or ''}\n\nTakes: {stage.takes() or 'raw files'}. Makes: {stage.kind}."
 
 
 def stage_options(stage: Stage) -> list[click.Parameter]:

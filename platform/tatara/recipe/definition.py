@@ -141,16 +141,17 @@ def split_inputs(
         RecipeError: An input is missing, unknown, or of the wrong kind.
     """
     where = f"{path}: stages.{key}.inputs"
-    wanted = stages[key].inputs
+    stage = stages[key]
+    wanted = stage.inputs
     upstream, external = {}, {}
     for name, target in entry.inputs.items():
-        if name not in wanted:
-            raise RecipeError(f"{where}: unknown input '{name}'; {config.nearest(name, wanted)}")
+        kind = stage.kind_of(name)
+        if kind is None:
+            known = [*wanted, *stage.optional]
+            raise RecipeError(f"{where}: unknown input '{name}'; {config.nearest(name, known)}")
         if target in stages:
-            if stages[target].kind != wanted[name]:
-                raise RecipeError(
-                    f"{where}.{name}: '{target}' makes {stages[target].kind}, but {wanted[name]} is needed"
-                )
+            if stages[target].kind != kind:
+                raise RecipeError(f"{where}.{name}: '{target}' makes {stages[target].kind}, but {kind} is needed")
             upstream[name] = target
         elif "/" in target:
             external[name] = target

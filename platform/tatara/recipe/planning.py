@@ -56,10 +56,10 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
             references[name] = planned[key].reference
         for name, target in item.external.items():
             found = store.resolve(target)
-            if found.kind != item.stage.inputs[name]:
+            if found.kind != item.stage.kind_of(name):
                 raise RecipeError(
                     f"{recipe.path}: stages.{item.key}.inputs.{name}: {found.reference} is not of kind "
-                    f"{item.stage.inputs[name]}"
+                    f"{item.stage.kind_of(name)}"
                 )
             fingerprints[name], references[name] = found.fingerprint, target
         job = Job(item.stage, item.config, item.name, recipe.root, references, item.version)

@@ -10,7 +10,7 @@ STAGES = {
     "curate": "tatara.data.pipeline.config",
     "tokenize": "tatara.data.tokenize",
     "pretrain": "tatara.train.pretrain",
-    "export": "tatara.train.export",
+    "export": "tatara.train.convert.export",
     "serve": "tatara.serve.config",
 }
 """Stage name to the module whose ``STAGE`` describes it; none of them imports anything heavy."""

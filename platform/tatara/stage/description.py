@@ -35,7 +35,9 @@ class Stage:
         name: Also its subcommand and its ``jobs/<name>.py``.
         kind: Kind of the artifact that it writes.
         config: Its configuration class.
-        inputs: Input name to the kind of artifact it must be.
+        inputs: Input name to the kind of artifact it must be; each must be given.
+        optional: The same for inputs that may be left out.
+        more: Kind of any further inputs, whose names the user chooses; None where there are none.
         run: ``module:function`` that is called with (configuration, `StageRun`) and returns summary figures.
         sources: ``module:function`` that lists raw inputs of a configuration as `SourceFile`s, if there are any.
         arguments: What makes its command end once the artifact is there, for a stage whose command serves for ever.
@@ -50,6 +52,20 @@ class Stage:
     sources: str | None = None
     arguments: tuple[str, ...] = ()
     extra: str = "all"
+    optional: Mapping[str, str] = field(default_factory=dict)
+    more: str | None = None
+
+    def kind_of(self, name: str) -> str | None:
+        """Kind of the artifact that an input must be; None where the stage has no such input."""
+        return self.inputs.get(name) or self.optional.get(name) or self.more
+
+    def takes(self) -> str:
+        """The inputs in words."""
+        known = [f"{name} ({kind})" for name, kind in self.inputs.items()]
+        known += [f"{name} ({kind}, optional)" for name, kind in self.optional.items()]
+        if self.more:
+            known.append(f"further ones of any name ({self.more})")
+        return ", ".join(known)
 
     def resolve(self, target: str) -> Any:
         """Import the object behind ``module:function``.

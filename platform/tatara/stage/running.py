@@ -34,18 +34,21 @@ def open_inputs(job: Job) -> dict[str, Artifact]:
         ConfigError: An input is not given, or there is no input of that name.
         ArtifactError: An input is missing or of another kind.
     """
-    wanted = job.stage.inputs
+    stage = job.stage
     for name in job.inputs:
-        if name not in wanted:
-            raise ConfigError(f"{job.stage.name} has no input {name!r}; it takes: {', '.join(wanted) or 'none'}")
+        if stage.kind_of(name) is None:
+            raise ConfigError(f"{stage.name} has no input {name!r}; it takes: {stage.takes() or 'none'}")
+    for name, kind in stage.inputs.items():
+        if name not in job.inputs:
+            raise ConfigError(f"{stage.name} needs its input: --input {name}={kind}/NAME@VERSION (or a directory)")
     store = Store(job.root)
     opened = {}
-    for name, kind in wanted.items():
-        if name not in job.inputs:
-            raise ConfigError(f"{job.stage.name} needs its input: --input {name}={kind}/NAME@VERSION (or a directory)")
-        found = store.resolve(job.inputs[name])
-        if found.kind != kind:
-            raise ArtifactError(f"input {name} of {job.stage.name} must be a {kind}, but {found.reference} is given")
+    for name, reference in job.inputs.items():
+        found = store.resolve(reference)
+        if found.kind != stage.kind_of(name):
+            raise ArtifactError(
+                f"input {name} of {stage.name} must be a {stage.kind_of(name)}, but {found.reference} is given"
+            )
         opened[name] = found
     return opened
 

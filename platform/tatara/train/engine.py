@@ -17,7 +17,7 @@ from tatara.model.attention import context_slice, document_mask
 from tatara.model.megatron import build_model, transformer_config
 from tatara.model.spec import ModelSpec
 from tatara.train import cpu_adapter
-from tatara.train.batches import Batch
+from tatara.train.feed.batches import Batch
 from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
 

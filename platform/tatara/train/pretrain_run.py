@@ -18,12 +18,12 @@ from tatara.errors import TrainingError
 from tatara.interrupts import STOP_SIGNALS
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
-from tatara.train import checkpoint
-from tatara.train.batches import PackedTokens, read_tokens_json
-from tatara.train.checkpoint import Checkpoint
-from tatara.train.follower import Follower
+from tatara.train.checkpoint import directories as checkpoint
+from tatara.train.checkpoint.directories import Checkpoint
+from tatara.train.feed.batches import PackedTokens, read_tokens_json
 from tatara.train.pretrain import PretrainConfig, check_layout
 from tatara.train.pretrain_worker import CHECKPOINTS, WorkerTask, read_losses
+from tatara.train.watch.follower import Follower
 
 _LOSS_WINDOW = 20
 # How Ray Train watches its workers, unless the user says otherwise: a dead one is noticed within a second, and a

@@ -51,10 +51,10 @@ class Rank:
 
         import_megatron()
         from tatara import artifact
-        from tatara.train.batches import PackedTokens
-        from tatara.train.checkpoint_writer import CheckpointWriter
+        from tatara.train.checkpoint.writer import CheckpointWriter
         from tatara.train.engine import Engine
-        from tatara.train.events import EventWriter
+        from tatara.train.feed.batches import PackedTokens
+        from tatara.train.watch.events import EventWriter
 
         self.rank = rank
         self.config = config = PretrainConfig.model_validate(task.config)
@@ -103,7 +103,7 @@ class Rank:
             self._events.close()
 
     def _step(self, step: int) -> None:
-        from tatara.train.positions import bins_at, rank_slice, step_positions
+        from tatara.train.feed.positions import bins_at, rank_slice, step_positions
         from tatara.train.schedule import learning_rate
 
         started = time.perf_counter()
@@ -133,7 +133,7 @@ class Rank:
         if found is None:
             self._say("started", step=0, workers=workers)
             return
-        from tatara.train import checkpoint_writer
+        from tatara.train.checkpoint import writer as checkpoint_writer
 
         training = checkpoint_writer.load(self.engine, found)
         self.step, self.tokens = int(training["step"]), int(training["tokens"])
@@ -154,7 +154,7 @@ class Rank:
         """Rank 0 looks and tells: all ranks must take the same checkpoint."""
         import torch.distributed as dist
 
-        from tatara.train import checkpoint
+        from tatara.train.checkpoint import directories as checkpoint
 
         found: list[Any] = [None]
         if self.rank == 0:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tatara.stage import StageRun
-from tatara.train.events import EventReader
 from tatara.train.pretrain import PretrainConfig
 from tatara.train.pretrain_worker import EVENTS
+from tatara.train.watch.events import EventReader
 
 _POLL_SECONDS = 0.3
 _SERIES = ("step", "validation")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tatara.train.positions import bins_at, rank_slice, step_positions
+from tatara.train.feed.positions import bins_at, rank_slice, step_positions
 
 
 @given(bins=st.integers(1, 700), seed=st.integers(-5, 5), epoch=st.integers(0, 3))

@@ -1,6 +1,6 @@
 """Events from the trainer to the driver."""
 
-from tatara.train.events import EventReader, EventWriter
+from tatara.train.watch.events import EventReader, EventWriter
 
 
 def test_a_reader_gets_each_event_once(tmp_path):

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from model.megatron_cases import chunks, small_spec
+from tatara.train.convert.export import ExportConfig
+from tatara.train.convert.export_run import export_directory
 from tatara.train.engine import SHARDING
-from tatara.train.export import ExportConfig
-from tatara.train.export_run import export_directory
 
 END = "<|endoftext|>"
 

@@ -13,9 +13,9 @@ from tatara import cluster
 from tatara.artifact import Draft, Store
 from tatara.errors import ArtifactError, ClusterError
 from tatara.stage import standalone
-from tatara.train.export import STAGE, ExportConfig
-from tatara.train.export_run import run
-from train import export_cases as cases
+from tatara.train.convert.export import STAGE, ExportConfig
+from tatara.train.convert.export_run import run
+from train.convert import export_cases as cases
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -26,6 +26,6 @@ STAGE = Stage(
     kind="model",
     config=ExportConfig,
     inputs={"checkpoint": "checkpoint"},
-    run="tatara.train.export_run:run",
+    run="tatara.train.convert.export_run:run",
     extra="train",
 )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tatara.errors import DataError
-from tatara.train.batches import EMPTY_BIN, PackedTokens, read_packing, read_tokens_json
+from tatara.train.feed.batches import EMPTY_BIN, PackedTokens, read_packing, read_tokens_json
 from train.tokens_cases import SEQUENCE, documents, pack, segments, write_split, write_tokens
 
 

@@ -21,7 +21,7 @@ from tatara.artifact import Artifact
 from tatara.errors import ArtifactError, EngineError, TataraError
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
-from tatara.train.export import ExportConfig
+from tatara.train.convert.export import ExportConfig
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def export_directory(config: ExportConfig, checkpoint: Path, directory: Path) ->
     """
     from tatara.model.hf import stream_to_hf
     from tatara.model.safetensors_files import write_tensors
-    from tatara.train.export_proof import proof_batches, prove
+    from tatara.train.convert.export_proof import proof_batches, prove
 
     spec = read_spec(checkpoint)
     eos = _copy_tokenizer(checkpoint / "tokenizer", directory, spec)

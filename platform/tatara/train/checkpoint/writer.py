@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from tatara import storage
 from tatara.errors import StorageError
-from tatara.train import checkpoint
-from tatara.train.checkpoint import Checkpoint
+from tatara.train.checkpoint import directories as checkpoint
+from tatara.train.checkpoint.directories import Checkpoint
 from tatara.train.engine import SHARDING, Engine
 
 # One file per rank: a second writer thread would only compete with training.

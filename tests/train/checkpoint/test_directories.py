@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tatara.train import checkpoint
+from tatara.train.checkpoint import directories as checkpoint
 
 
 def make(root, step, content=b"weights"):

@@ -3,7 +3,7 @@
 import pytest
 
 from model.ranks import run_ranks
-from tatara.train import checkpoint
+from tatara.train.checkpoint import directories as checkpoint
 from train import engine_cases
 from train.tokens_cases import write_tokens
 

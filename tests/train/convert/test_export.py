@@ -12,9 +12,9 @@ from model.hf_cases import stream
 from model.megatron_cases import layout, small_spec
 from model.ranks import run_ranks
 from tatara.errors import ArtifactError
-from tatara.train.export_proof import proof_batches, prove
+from tatara.train.convert.export_proof import proof_batches, prove
 from train import adapter_cases
-from train import export_cases as cases
+from train.convert import export_cases as cases
 
 
 @pytest.fixture(scope="module")
