@@ -22,6 +22,11 @@ class ParallelLayout(Config):
     """Data parallel size: replicas that share each global batch; empty or 0 means what is left of the world size."""
     virtual_stages: int = Field(default=1, ge=1)
     """Model chunks per pipeline rank (interleaved schedule); 1 is the plain schedule."""
+    first_stage_layers: int | None = Field(default=None, ge=1)
+    """Layers of the first pipeline rank, which also holds the embedding; null means as many as the others
+    (arXiv:2407.21783 section 3.3.2 gives it one fewer)."""
+    last_stage_layers: int | None = Field(default=None, ge=1)
+    """Layers of the last pipeline rank, which also holds the output projection and the loss."""
     sequence_parallel: bool = False
     """Shard the activations between the tensor-parallel regions along the sequence."""
 
