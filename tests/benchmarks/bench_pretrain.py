@@ -1,10 +1,12 @@
-"""Pretraining throughput: Megatron-core over gloo, two data-parallel ranks of one thread, against a plain loop.
+"""Pretraining throughput: the trainer's engine, two data-parallel ranks of one thread, against other loops.
 
-The peer is transformers' LlamaForCausalLM with torch's AdamW in one process of two threads. Both train the same
-architecture on the same batches in the same type, with gradient clipping; runs alternate, and the medians of their
-steps are compared. Threads that wait for each other spin: on a busy machine compare CPU time with --peer-threads 1.
+The peers: `megatron`, a bare Megatron-core loop on two ranks of one thread; `ddp`, transformers' LlamaForCausalLM with
+torch's AdamW in PyTorch's DistributedDataParallel on two ranks of one thread; `plain`, the same in one process of two
+threads. All train the same architecture on the same batches in the same type, with gradient clipping; runs alternate,
+and the medians of their steps are compared. Threads that wait for each other spin: on a busy machine compare CPU time
+with --peer-threads 1.
 
-    python tests/benchmarks/bench_pretrain.py [--packed] [--dtype bfloat16] [--sequence 512] [--rows 8] ...
+    python tests/benchmarks/bench_pretrain.py [--peers megatron ddp] [--packed] [--dtype bfloat16] [--sequence 512] ...
 """
 
 import argparse
@@ -14,155 +16,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path[:0] = [str(Path(__file__).parents[2] / "platform"), str(Path(__file__).parents[1])]
 
-RANKS = 2
-
-
-class Clock:
-    """Seconds spent in functions, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with the time it takes added up."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name] += time.perf_counter() - start
-
-        return call
-
-
-def batches(options: argparse.Namespace, step: int) -> dict[str, Any]:
-    """One global batch of random tokens; documents of about a third of the sequence where rows are packed."""
-    import numpy as np
-
-    generator = np.random.default_rng(step)
-    tokens = generator.integers(0, options.vocabulary, (options.rows, options.sequence + 1))
-    ids = np.zeros((options.rows, options.sequence), dtype=np.int64)
-    if options.packed:
-        ids = (generator.random(ids.shape) < 3.0 / options.sequence).cumsum(1)
-    return {
-        "tokens": np.ascontiguousarray(tokens[:, :-1]),
-        "targets": np.ascontiguousarray(tokens[:, 1:]),
-        "document_ids": ids,
-    }
-
-
-def model_spec(options: argparse.Namespace) -> Any:
-    from tatara.model.spec import ModelSpec
-
-    return ModelSpec(
-        vocab_size=options.vocabulary,
-        num_layers=options.layers,
-        hidden_size=options.hidden,
-        ffn_hidden_size=options.hidden * 3,
-        max_position_embeddings=options.sequence,
-        dtype=options.dtype,
-    )
-
-
-def ours(options: argparse.Namespace, rank: int, directory: str) -> tuple[Callable[[int], float], Clock]:
-    """A step of the trainer's engine on one of two data-parallel ranks."""
-    import numpy as np
-    import torch
-    import torch.distributed as dist
-
-    from tatara.model.megatron import unwrap
-    from tatara.train.engine import Engine
-    from tatara.train.feed.batches import Batch
-    from tatara.train.layout import ParallelLayout
-    from tatara.train.optimizer import AdamSettings
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/init", rank=rank, world_size=RANKS)
-    share = options.rows // RANKS
-    micro = options.micro or share
-    engine = Engine(
-        model_spec(options),
-        ParallelLayout(),
-        AdamSettings(weight_decay=0.1, clip_norm=1.0),
-        sequence_length=options.sequence,
-        micro_batch_size=micro,
-    )
-    clock = Clock()
-    (chunk,) = engine.chunks
-    chunk.forward = clock.timed("forward", chunk.forward)
-    config = unwrap(chunk).config
-    config.finalize_model_grads_func = clock.timed("gradient reduction", config.finalize_model_grads_func)
-    engine.optimizer.step = clock.timed("optimizer", engine.optimizer.step)
-
-    def step(number: int) -> float:
-        arrays = batches(options, number)
-        mine = {name: array[rank * share : (rank + 1) * share] for name, array in arrays.items()}
-        positions = np.broadcast_to(np.arange(options.sequence), mine["tokens"].shape).copy()
-        weights = np.ones(positions.shape, dtype=np.float32)
-        batch = Batch(**mine, position_ids=positions, loss_weights=weights)
-        return engine.train_step(batch.split(micro), learning_rate=1e-3).loss
-
-    return step, clock
-
-
-def peer(options: argparse.Namespace) -> tuple[Callable[[int], float], Clock]:
-    """A step of the plain loop."""
-    import torch
-    import transformers
-
-    from tatara.model.hf import hf_config
-
-    torch.set_num_threads(options.peer_threads)
-    spec = model_spec(options)
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(spec)))
-    model = model.to(getattr(torch, spec.dtype))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    clock = Clock()
-    micro = options.micro * RANKS if options.micro else options.rows
-    total = options.rows * options.sequence
-
-    def forward(rows: dict[str, Any]) -> Any:
-        mask = None
-        if options.packed:
-            same = rows["document_ids"][:, :, None] == rows["document_ids"][:, None, :]
-            mask = (same & torch.ones_like(same[0]).tril())[:, None]
-        logits = model(rows["tokens"], attention_mask=mask, use_cache=False).logits
-        losses = logits.flatten(0, 1).float(), rows["targets"].flatten()
-        return torch.nn.functional.cross_entropy(*losses, reduction="sum") / total
-
-    def update() -> None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    forward, update = clock.timed("forward", forward), clock.timed("optimizer", update)
-
-    def step(number: int) -> float:
-        arrays = {name: torch.from_numpy(array) for name, array in batches(options, number).items()}
-        summed = 0.0
-        for row in range(0, options.rows, micro):
-            loss = forward({name: array[row : row + micro] for name, array in arrays.items()})
-            loss.backward()
-            summed += loss.item()
-        update()
-        return summed
-
-    return step, clock
+from benchmarks.pretrain_systems import RANKS, SYSTEMS, model_spec  # noqa: E402
 
 
 def worker(options: argparse.Namespace, name: str, rank: int, directory: str, pipe: Any) -> None:
     """Answer "run these steps" with their seconds until told to stop."""
-    step, clock = ours(options, rank, directory) if name == "tatara" else peer(options)
+    step, clock = SYSTEMS[name][1](options, rank, directory)
     step(0)
     pipe.send("ready")
     while (steps := pipe.recv()) is not None:
@@ -193,13 +58,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="per round")
+    parser.add_argument("--peers", nargs="+", choices=list(SYSTEMS)[1:], default=["plain"])
     options = parser.parse_args()
 
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as directory:
         groups: dict[str, list[Any]] = {}
         processes = []
-        for name, count in (("tatara", RANKS), ("plain loop", 1)):
+        for name in ("tatara", *options.peers):
+            count = SYSTEMS[name][0]
             groups[name] = []
             for rank in range(count):
                 here, there = context.Pipe()
@@ -249,8 +116,9 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]
             f"loss {rounds[0]['losses'][0]:.3f} -> {rounds[-1]['losses'][-1]:.3f}"
         )
         print(f"{'':>13}of it ms: " + ", ".join(f"{part} {seconds * 1e3:.1f}" for part, seconds in split.items()))
-    ratios = speed["tatara"] / speed["plain loop"], cpu["plain loop"] / cpu["tatara"]
-    print(f"ratio tatara / plain loop: {ratios[0]:.2f} in tokens per second, {ratios[1]:.2f} in tokens per CPU second")
+    for name in options.peers:
+        ratios = speed["tatara"] / speed[name], cpu[name] / cpu["tatara"]
+        print(f"ratio tatara / {name}: {ratios[0]:.2f} in tokens per second, {ratios[1]:.2f} in tokens per CPU second")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,21 @@ def test_megatron_and_hugging_face_read_back_every_document(tokens: Artifact) ->
     assert described["bytes_per_token"] == pytest.approx(size / contents, abs=1e-4)
 
 
+def test_documents_keep_their_ids(tokens: Artifact) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokens.local("tokenizer"))
+    named = {}
+    for name in ("train", "validation"):
+        data = IndexedDataset(str(tokens.local(f"{name}.bin"))[: -len(".bin")])
+        table = pq.read_table(tokens.local(f"{name}-documents.parquet"))
+        assert table["number"].to_pylist() == list(range(len(data)))
+        assert set(table["source"].to_pylist()) == {"unknown"}
+        named |= {id: tokenizer.decode(data[number][:-1]) for number, id in enumerate(table["id"].to_pylist())}
+    assert named == topics()
+
+
 def test_the_packing_plan_covers_every_target_once(tokens: Artifact) -> None:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 

@@ -9,14 +9,23 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from tatara.model.attention import context_slice, document_mask, zigzag_positions
-from tatara.model.megatron import build_model, global_parameters, transformer_config
+from tatara.model.megatron import (
+    build_model,
+    global_parameters,
+    transformer_config,
+)
 from tatara.model.spec import ModelSpec
 
 SEQUENCE = 64
 
 
-def layout(tp: int = 1, pp: int = 1, cp: int = 1, virtual_stages: int = 1, sequence_parallel: bool = False) -> Any:
-    return SimpleNamespace(tp=tp, pp=pp, cp=cp, virtual_stages=virtual_stages, sequence_parallel=sequence_parallel)
+def layout(**sizes: Any) -> Any:
+    alone = {
+        "tp": 1, "pp": 1, "cp": 1, "ep": 1, "virtual_stages": 1, "sequence_parallel": False,
+        "first_stage_layers": None, "last_stage_layers": None,
+    }  # fmt: skip
+    assert sizes.keys() <= alone.keys()
+    return SimpleNamespace(**(alone | sizes))
 
 
 def small_spec(**changes: Any) -> ModelSpec:
@@ -34,6 +43,8 @@ def initialise(sizes: Any) -> None:
         sizes.pp,
         virtual_pipeline_model_parallel_size=sizes.virtual_stages if sizes.virtual_stages > 1 else None,
         context_parallel_size=sizes.cp,
+        expert_model_parallel_size=sizes.ep,
+        expert_tensor_parallel_size=1,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(1)
 

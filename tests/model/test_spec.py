@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tatara.model.spec import ModelSpec
+from tatara.model.compute import ComputeSettings
+from tatara.model.spec import MixtureOfExperts, ModelSpec, RopeScaling
 
 # The shapes that the papers print, and the parameter counts that follow from them.
 LLAMA_3_8B = ModelSpec(
@@ -61,3 +62,44 @@ def test_padding_is_the_next_multiple_of_128(vocab_size: int):
 def test_an_impossible_architecture_names_the_field(changes, message):
     with pytest.raises(ValidationError, match=message):
         ModelSpec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": 4, "top_k": 5}, "top_k 5 is more than num_experts 4"),
+        ({"top_k": 1}, "top_k 1 needs normalize_top_k: false"),
+        ({"score": "sigmoid", "normalize_top_k": False}, "score: sigmoid needs normalize_top_k: true"),
+        ({"balancing": "bias"}, "balancing by bias needs score: sigmoid"),
+    ],
+)
+def test_an_impossible_mixture_of_experts_names_the_field(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        MixtureOfExperts(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "yarn"}, "yarn needs original_max_position_embeddings"),
+        ({"type": "linear", "beta_fast": 32.0}, "beta_fast has no meaning in rope scaling of type linear"),
+        (
+            {
+                "type": "llama3",
+                "original_max_position_embeddings": 8192,
+                "low_freq_factor": 4.0,
+                "high_freq_factor": 4.0,
+            },
+            "low_freq_factor must be smaller",
+        ),
+        ({"type": "longrope"}, "'llama3', 'yarn' or 'linear'"),
+    ],
+)
+def test_an_impossible_rope_scaling_names_the_field(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        RopeScaling(**{"factor": 8.0} | changes)
+
+
+def test_layers_to_recompute_need_full_recomputation():
+    with pytest.raises(ValidationError, match="recompute_layers needs recompute: full"):
+        ComputeSettings(recompute="selective", recompute_layers=2)

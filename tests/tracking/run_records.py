@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from tatara.tracking import Lineage, LineageEdge, LineageNode, RunRecord, StageRecord
+from tracking import training_records
 
 START = 1_760_000_000.0
 HOSTILE = '<script>window.pwned=1</script></pre></style><img src=x onerror="window.pwned=1">\'"&\x00\ud800\u202e'
@@ -107,7 +108,8 @@ def full_run(text: str = "An honest document.", steps: int = 600) -> RunRecord:
         fingerprint="fcde2b2edba56bf40860",
         config={"layout": {"tp": 2}},
         metrics={"parameters": 2_101_248, "validation_loss": 3.0187},
-        series=loss_rows(steps),
+        reports=training_records.reports(text),
+        series=loss_rows(steps) + training_records.series(steps),
         inputs=["tokens/quickstart@1"],
     )
     export = StageRecord(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tatara.errors import LayoutError
-from tatara.model.spec import ModelSpec
+from tatara.model.spec import MixtureOfExperts, ModelSpec
 from tatara.train.layout import ParallelLayout
 
 sizes = st.integers(1, 9)
@@ -57,13 +57,73 @@ def test_a_tensor_parallel_size_of_three_names_the_divisor_in_one_line():
         (ParallelLayout(sequence_parallel=True), "layout.sequence_parallel needs layout.tp > 1"),
         (ParallelLayout(virtual_stages=2), "layout.virtual_stages=2 needs layout.pp > 1"),
         (ParallelLayout(pp=3), "layout.pp=3 does not divide num_layers=4"),
-        (ParallelLayout(pp=2, virtual_stages=4), "layout.pp=2 x layout.virtual_stages=4 does not divide num_layers=4"),
+        (
+            ParallelLayout(pp=2, virtual_stages=4),
+            "layout.virtual_stages=4 does not divide the 2 layers that layout.pp=2 makes",
+        ),
         (ParallelLayout(ep=2), "layout.ep=2 needs a mixture-of-experts model"),
+        (ParallelLayout(first_stage_layers=1, last_stage_layers=1), "needs layout.pp > 1: there is one stage only"),
+        (ParallelLayout(pp=3, first_stage_layers=1), "leaves 3 of num_layers=4 for the other 2 of layout.pp=3"),
+        (ParallelLayout(pp=2, first_stage_layers=4), "leaves 0 of num_layers=4 for the other 1 of layout.pp=2"),
+        (ParallelLayout(pp=2, first_stage_layers=1, virtual_stages=3), "does not divide the 1 layers of stage 0"),
     ],
 )
 def test_messages_name_the_field(layout, message):
     with pytest.raises(LayoutError, match=message.replace("(", r"\(")):
         layout.check_model(ModelSpec())
+
+
+@given(pp=sizes, first=st.none() | st.integers(1, 6), last=st.none() | st.integers(1, 6), layers=st.integers(1, 24))
+def test_uneven_stages_hold_every_layer_once_or_are_refused(pp, first, last, layers):
+    layout = ParallelLayout(pp=pp, first_stage_layers=first, last_stage_layers=last)
+    try:
+        stages = layout.layers_per_stage(layers)
+    except LayoutError:
+        ends = [end for end in (first, last) if end is not None]
+        others = pp - len(ends)
+        assert (
+            others < 0
+            or layers - sum(ends) < others
+            or (layers - sum(ends)) % max(others, 1 if ends else others)
+            or (not others and layers != sum(ends))
+        )
+        return
+    assert len(stages) == pp
+    assert sum(stages) == layers
+    assert min(stages) >= 1
+    assert first is None or stages[0] == first
+    assert last is None or stages[-1] == last
+    between = stages[first is not None : len(stages) - (last is not None)]
+    assert len(set(between)) <= 1
+
+
+def test_llama_3_gives_the_ends_one_layer_fewer():
+    layout = ParallelLayout(tp=8, pp=16, first_stage_layers=7, last_stage_layers=7)
+    assert layout.layers_per_stage(126) == [7, *[8] * 14, 7]
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (ParallelLayout(ep=3), "layout.ep=3 does not divide moe.num_experts=8 (these do: 1, 2, 4, 8)"),
+        (ParallelLayout(tp=2), "layout.tp=2 of a mixture of experts needs layout.sequence_parallel=true"),
+        (
+            ParallelLayout(tp=2, sequence_parallel=True),
+            "layout.tp=2 does not divide moe.shared_expert_ffn_hidden_size=3",
+        ),
+    ],
+)
+def test_layouts_that_do_not_fit_experts(layout, message):
+    model = ModelSpec(moe=MixtureOfExperts(shared_expert_ffn_hidden_size=3))
+    with pytest.raises(LayoutError) as caught:
+        layout.check_model(model)
+    assert message in str(caught.value)
+
+
+def test_experts_are_shared_out_over_a_pipeline_stage():
+    assert ParallelLayout(ep=4, pp=2).resolve(8).dp == 4
+    with pytest.raises(LayoutError, match=r"layout\.ep=4 does not divide the 2 ranks of a pipeline stage"):
+        ParallelLayout(ep=4, pp=2).resolve(4)
 
 
 def test_a_given_dp_must_be_the_right_one():

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tatara import config, stage
 from tatara.artifact import Draft, Store
 from tatara.errors import ConfigError, DataError, LayoutError
-from tatara.train.layout import ParallelLayout
-from tatara.train.pretrain import STAGE, PretrainConfig, PretrainModel, validation_rounds
+from tatara.model.spec import ModelSpec
+from tatara.train.choice import PretrainModel
+from tatara.train.feed.plan import SourceSize
+from tatara.train.pretrain import STAGE, PretrainConfig, check_layout, continued, spec_at
 from train.tokens_cases import write_tokens
 
 
@@ -52,28 +52,30 @@ def test_the_resolved_configuration_can_be_read_back():
     assert PretrainConfig.model_validate(json.loads(json.dumps(written.dump()))) == written
 
 
-def test_the_tokens_decide_the_vocabulary():
-    assert PretrainModel().resolve(5000, 64).vocab_size == 5000
-    assert PretrainModel(vocab_size=6000).resolve(5000, 64).vocab_size == 6000
-    with pytest.raises(ConfigError, match=r"model.vocab_size=100 is smaller than the tokenizer's 5000"):
-        PretrainModel(vocab_size=100).resolve(5000, 64)
-    with pytest.raises(ConfigError, match="max_position_embeddings=32 is smaller than the sequence_length=64"):
-        PretrainModel(max_position_embeddings=32).resolve(5000, 64)
+def test_phases_and_batches_are_checked_against_the_layout():
+    chosen = load(phases=[{"from_step": 0}, {"from_step": 100, "global_batch_size": 20}])
+    sources = {"tokens": SourceSize(1000, 64)}
+    with pytest.raises(LayoutError, match=r"layout.dp=2 x micro_batch_size=8 does not divide global_batch_size=20"):
+        check_layout(chosen, ModelSpec(), chosen.plan(sources))
 
 
-@given(
-    wanted=st.integers(0, 60), there=st.integers(1, 60), dp=st.integers(1, 4), pp=st.integers(1, 3),
-    virtual=st.integers(1, 2), micro=st.integers(1, 8),
-)  # fmt: skip
-def test_validation_covers_each_sequence_once_with_equal_shares(wanted, there, dp, pp, virtual, micro):
-    layout = ParallelLayout(dp=dp, pp=pp, virtual_stages=virtual)
-    rounds = validation_rounds(wanted, there, layout, micro)
-    bins = [each for bins in rounds for each in bins if each >= 0]
-    assert bins == list(range(min(wanted, there)))
-    assert all(len(bins) == micro for bins in rounds)
-    shares = {len(rounds[rank::dp]) for rank in range(dp)}
-    assert len(shares) == 1
-    assert virtual == 1 or shares.pop() % pp == 0
+def test_a_phase_changes_the_rotary_settings_from_its_step_on():
+    phases = [{"from_step": 0}, {"from_step": 100, "rope_theta": 5e5, "max_position_embeddings": 8192}]
+    plan = load(phases=phases).plan({"tokens": SourceSize(1000, 64)})
+    spec = ModelSpec()
+    assert spec_at(spec, plan, 99) == spec
+    assert spec_at(spec, plan, 100) == spec.model_copy(update={"rope_theta": 5e5, "max_position_embeddings": 8192})
+
+
+def test_a_run_that_continues_a_checkpoint_takes_its_architecture():
+    before = ModelSpec(hidden_size=256, qk_norm="head")
+    assert continued(PretrainModel(), before).resolve(4096, 64) == before
+    longer = continued(PretrainModel(rope_theta=5e5, max_position_embeddings=65536), before).resolve(4096, 65536)
+    assert (longer.rope_theta, longer.max_position_embeddings, longer.hidden_size) == (5e5, 65536, 256)
+    with pytest.raises(ConfigError, match=r"model.num_layers=8, but the checkpoint to start from has 4"):
+        continued(PretrainModel(num_layers=8), before)
+    with pytest.raises(ConfigError, match=r"model.preset .* no meaning with an input checkpoint"):
+        continued(PretrainModel(preset="toy-llama"), before)
 
 
 def test_what_only_the_tokens_tell_is_checked_before_a_cluster_is_asked(tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import tatara.cluster
 from tatara.artifact import Draft, Store
 from tatara.errors import TrainingError
-from tatara.train.pretrain_worker import read_losses
+from tatara.train.task import read_losses
 from train.pretrain_driver import pretrain
 from train.tokens_cases import VOCABULARY, write_tokens
 

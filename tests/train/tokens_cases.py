@@ -61,13 +61,24 @@ def write_split(directory: Path, split: str, texts: list[list[int]], sequence_le
     pq.write_table(pa.table(columns), directory / f"{split}-packing.parquet")
 
 
-def write_tokens(directory: Path, train: int = 300, validation: int = 30) -> Path:
+def write_tokens(
+    directory: Path,
+    train: int = 300,
+    validation: int = 30,
+    seed: int = 1,
+    sequence_length: int = SEQUENCE,
+    noise: bool = False,
+) -> Path:
     """Write the payload of a small tokens artifact."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_split(directory, "train", documents(train, seed=1))
-    write_split(directory, "validation", documents(validation, seed=2))
+    texts = [documents(count, seed + place) for place, count in enumerate((train, validation))]
+    if noise:
+        rng = np.random.default_rng(seed)
+        texts = [[rng.integers(1, VOCABULARY, len(text)).tolist() for text in split] for split in texts]
+    write_split(directory, "train", texts[0], sequence_length)
+    write_split(directory, "validation", texts[1], sequence_length)
     (directory / "tokenizer").mkdir()
     (directory / "tokenizer" / "tokenizer.json").write_text("{}")
-    described = {"vocab_size": VOCABULARY, "eos_id": 0, "sequence_length": SEQUENCE}
+    described = {"vocab_size": VOCABULARY, "eos_id": 0, "sequence_length": sequence_length}
     (directory / "tokens.json").write_text(json.dumps(described))
     return directory

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import tatara
-from tatara.cli import curating, inspection, running, stages
+from tatara.cli import consumed, curating, inspection, planning, running, stages
 from tatara.errors import own_error
 
 _INTERRUPTED = 130
@@ -46,7 +46,9 @@ commands.add_command(running.run)
 commands.add_command(inspection.show)
 commands.add_command(inspection.verify)
 commands.add_command(inspection.doctor)
+commands.add_command(consumed.consumed)
 commands.add_command(curating.steps)
+commands.add_command(planning.plan)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -53,6 +53,10 @@ def command(name: str) -> click.Command | None:
         from tatara.cli.curating import curate_command
 
         return curate_command()
+    if name == "scaling":
+        from tatara.cli.scaling import scaling_command
+
+        return scaling_command()
     stage = find_stage(name)
 
     def run(**options: Any) -> None:

@@ -63,6 +63,10 @@ def run(config: TokenizeConfig, stage_run: StageRun) -> dict[str, Any]:
     plans: dict[str, Any] = {}
     for name in SPLITS:
         lengths, before = _join_parts(directory, name, stems, made.encoding.vocab_size)
+        part_work.write_documents(
+            directory / f"{name}-documents.parquet",
+            [(part.url, part.held_out if name == "validation" else ~part.held_out) for part in parts],
+        )
         columns = _Columns.of(parts, name == "validation")
         compression.add(columns, lengths, before)
         repeats = None

@@ -6,105 +6,220 @@ rank of the model iterates, and both account for every tensor or fail.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from tatara.errors import ArtifactError
-from tatara.model.megatron import EMBEDDING, OUTPUT, full_shape, global_parameters, is_sharded, shard, unshard, unwrap
+from tatara.model.hf_families import Family, hf_config
+from tatara.model.hf_names import Entry, converted, entries, from_hf, hf_names, hf_shapes
+from tatara.model.parameters import (
+    full_shape,
+    global_buffers,
+    global_parameters,
+    is_expert,
+    is_sharded,
+    shard,
+    unwrap,
+)
+from tatara.model.safetensors_files import TensorDirectory
 from tatara.model.spec import ModelSpec
 
-_PLAIN = {
-    "input_layernorm.weight": "input_layernorm.weight",
-    "pre_mlp_layernorm.weight": "post_attention_layernorm.weight",
-    "self_attention.linear_proj.weight": "self_attn.o_proj.weight",
-    "mlp.linear_fc2.weight": "mlp.down_proj.weight",
-}
+__all__ = [
+    "ShardedWeights",
+    "hf_config",
+    "hf_names",
+    "hf_shapes",
+    "load_from_directory",
+    "load_from_hf",
+    "stream_to_hf",
+]
+
+_Named = tuple[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One Megatron tensor and the Hugging Face tensors it is made of."""
-
-    megatron: str
-    huggingface: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Whereabouts:
+class _Place:
     """Where a Megatron tensor is, and what it is like over all tensor-parallel ranks."""
 
-    rank: int
+    stage: int
+    """Pipeline rank."""
+    expert_rank: int | None
+    """Expert-parallel rank; None where every rank of the stage has the tensor, or a part of it."""
+    split: tuple[int, int] | None
+    """Dimension and stride that tensor parallelism splits it by; None where it does not."""
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
-def hf_config(spec: ModelSpec, eos_token_id: int | None = None) -> dict[str, Any]:
-    """The `config.json` of a model, as transformers' `LlamaConfig` reads it."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.hidden_size,
-        "intermediate_size": spec.ffn_hidden_size,
-        "num_hidden_layers": spec.num_layers,
-        "num_attention_heads": spec.num_attention_heads,
-        "num_key_value_heads": spec.num_query_groups,
-        "head_dim": spec.head_size,
-        "hidden_act": "silu",
-        "max_position_embeddings": spec.max_position_embeddings,
-        "initializer_range": spec.init_std,
-        "rms_norm_eps": spec.rms_norm_eps,
-        "rope_theta": spec.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_theta},
-        "tie_word_embeddings": spec.tie_word_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": eos_token_id,
-        "eos_token_id": eos_token_id,
-        "pad_token_id": eos_token_id,
-        "dtype": spec.dtype,
-        "use_cache": True,
-    }
+class ShardedWeights:
+    """The weights of a model that is spread over ranks, ready to be streamed; making one is collective.
 
-
-def hf_names(spec: ModelSpec) -> list[str]:
-    """Names of all tensors of the Hugging Face model, in the order of the stream."""
-    return [name for entry in _entries(spec) for name in entry.huggingface]
-
-
-@torch.no_grad()
-def stream_to_hf(chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of the model under its Hugging Face name.
-
-    Collective over the tensor- and pipeline-parallel ranks, each of which gets every tensor, one layer's matrix in
-    memory at a time. Tensors may share memory with the model: copy what is to be kept.
-
-    Args:
-        chunks: What `build_model` returned, or the same wrapped for training.
+    Attributes:
         spec: The architecture.
+    """
+
+    def __init__(self, chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> None:
+        """Find out which rank holds which tensor.
+
+        Args:
+            chunks: What `build_model` returned, or the same wrapped for training.
+            spec: The architecture.
+
+        Raises:
+            ArtifactError: The model lacks a tensor of the architecture, or has one that it does not know.
+            ConfigError: No Hugging Face architecture holds the model.
+        """
+        self.spec = spec
+        self._entries = entries(spec)
+        self._local = _local(chunks)
+        self._places = _places(self._local, self._entries)
+        self._device = next(iter(self._local.values())).device
+
+    def entries(self) -> list[Entry]:
+        """All tensors, in the order of the stream."""
+        return list(self._entries)
+
+    def dtype(self, entry: Entry) -> torch.dtype:
+        """Type of the numbers of a tensor."""
+        if entry.megatron:
+            return self._places[entry.megatron].dtype
+        return entry.usual_dtype(self.spec)
+
+    @torch.no_grad()
+    def everywhere(self) -> Iterator[_Named]:
+        """Every tensor, on every rank; collective over each replica of the model.
+
+        One layer's matrix is in memory at a time. Tensors may share memory with the model: copy what is to be kept.
+        """
+        for entry in self._entries:
+            yield from self._converted(entry, self._shared(entry) if entry.megatron else None)
+
+    @torch.no_grad()
+    def to_owners(self, plan: Iterable[tuple[Entry, int]]) -> Iterator[tuple[Entry, str, torch.Tensor]]:
+        """Each tensor on one rank only; collective over all ranks, which must give the same plan.
+
+        The ranks of one replica that hold parts of a tensor send them to its owner; no other rank takes part.
+
+        Args:
+            plan: Tensors and the global rank that gets each, in the order they are sent.
+
+        Yields:
+            Entry, Hugging Face name and tensor of what this rank owns. Tensors may share memory with the model.
+        """
+        holders = _Holders.of_all_ranks()
+        me = dist.get_rank()
+        for entry, owner in plan:
+            full = self._sent(entry, owner, holders) if entry.megatron else None
+            if me == owner:
+                for name, tensor in self._converted(entry, full):
+                    yield entry, name, tensor
+
+    def _converted(self, entry: Entry, full: torch.Tensor | None) -> Iterator[_Named]:
+        return converted(entry, full, self.spec, self.dtype(entry), self._device)
+
+    def _shared(self, entry: Entry) -> torch.Tensor:
+        """The full tensor, gathered over tensor parallelism and broadcast to all others of the replica."""
+        place = self._places[entry.megatron]
+        local = self._local.get(entry.megatron)
+        full = None if local is None else local.detach()
+        tensor_group = parallel_state.get_tensor_model_parallel_group()
+        if full is not None and place.split and tensor_group.size() > 1:
+            parts = [torch.empty_like(full) for _ in range(tensor_group.size())]
+            dist.all_gather(parts, full.contiguous(), group=tensor_group)
+            full = _joined(parts, place.split)
+        pipeline = parallel_state.get_pipeline_model_parallel_group()
+        if place.expert_rank is not None and place.stage == pipeline.rank():
+            full = self._broadcast(full, place, place.expert_rank, parallel_state.get_expert_model_parallel_group())
+        return self._broadcast(full, place, place.stage, pipeline)
+
+    def _broadcast(
+        self, full: torch.Tensor | None, place: _Place, source: int, group: dist.ProcessGroup
+    ) -> torch.Tensor:
+        """A tensor that the rank `source` of a group has, on all of them."""
+        if full is None:
+            full = torch.empty(place.shape, dtype=place.dtype, device=self._device)
+        if group.size() > 1:
+            full = full.contiguous()
+            dist.broadcast(full, src=dist.get_global_rank(group, source), group=group)
+        return full
+
+    def _sent(self, entry: Entry, owner: int, holders: "_Holders") -> torch.Tensor | None:
+        """The full tensor on the rank that owns it; None on the others."""
+        place, me = self._places[entry.megatron], dist.get_rank()
+        ranks = holders.of(place)
+        if me != owner:
+            if me in ranks:
+                dist.send(self._local[entry.megatron].detach().contiguous(), dst=owner)
+            return None
+        shape = list(place.shape)
+        if place.split:
+            shape[place.split[0]] //= len(ranks)
+        parts = []
+        for rank in ranks:
+            if rank == me:
+                parts.append(self._local[entry.megatron].detach())
+            else:
+                parts.append(torch.empty(shape, dtype=place.dtype, device=self._device))
+                dist.recv(parts[-1], src=rank)
+        return _joined(parts, place.split) if place.split else parts[0]
+
+
+@dataclass(frozen=True)
+class _Holders:
+    """Global ranks of the first replica by their place in it."""
+
+    by_tensor_rank: dict[tuple[int, int], int]
+    """(pipeline rank, tensor-parallel rank) to global rank."""
+    by_expert_rank: dict[tuple[int, int], int]
+    """(pipeline rank, expert-parallel rank) to global rank."""
+
+    @classmethod
+    def of_all_ranks(cls) -> "_Holders":
+        """Ask every rank where it is; collective over all of them."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        mine = torch.tensor(
+            [
+                parallel_state.get_pipeline_model_parallel_rank(),
+                parallel_state.get_tensor_model_parallel_rank(),
+                parallel_state.get_data_parallel_rank(with_context_parallel=True),
+                parallel_state.get_expert_model_parallel_rank(),
+                parallel_state.get_expert_data_parallel_rank(),
+            ],
+            device=device,
+        )
+        found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, mine)
+        tensor, expert = {}, {}
+        for rank, (stage, tensor_rank, replica, expert_rank, expert_replica) in enumerate(map(_integers, found)):
+            if replica == 0:
+                tensor[stage, tensor_rank] = rank
+            if expert_replica == 0:
+                expert[stage, expert_rank] = rank
+        return cls(tensor, expert)
+
+    def of(self, place: _Place) -> list[int]:
+        """The ranks that hold a tensor: all its parts in order, or the one that holds all of it."""
+        if place.expert_rank is not None:
+            return [self.by_expert_rank[place.stage, place.expert_rank]]
+        size = parallel_state.get_tensor_model_parallel_world_size() if place.split else 1
+        return [self.by_tensor_rank[place.stage, rank] for rank in range(size)]
+
+
+def stream_to_hf(chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> Iterator[_Named]:
+    """Yield every tensor of the model under its Hugging Face name, on every rank; see `ShardedWeights.everywhere`.
 
     Raises:
         ArtifactError: The model lacks a tensor of the architecture, or has one that it does not know.
+        ConfigError: No Hugging Face architecture holds the model.
     """
-    local = dict(global_parameters(chunks))
-    entries = _entries(spec)
-    places = _whereabouts(local, {entry.megatron for entry in entries})
-    device = next(iter(local.values())).device
-    for entry in entries:
-        parameter = local.get(entry.megatron)
-        full = None if parameter is None else _gather(parameter)
-        full = _broadcast(full, places[entry.megatron], device)
-        yield from zip(entry.huggingface, _to_hf(entry, full, spec), strict=True)
+    yield from ShardedWeights(chunks, spec).everywhere()
 
 
 @torch.no_grad()
 def load_from_hf(
-    chunks: Sequence[torch.nn.Module], spec: ModelSpec, tensors: Iterable[tuple[str, torch.Tensor]]
+    chunks: Sequence[torch.nn.Module], spec: ModelSpec, tensors: Iterable[_Named], family: Family | None = None
 ) -> None:
     """Copy Hugging Face tensors into the model; the inverse of `stream_to_hf`.
 
@@ -114,137 +229,122 @@ def load_from_hf(
         chunks: What `build_model` returned, or the same wrapped for training.
         spec: The architecture.
         tensors: (name, full tensor) pairs.
+        family: How the tensors are called; None means as `stream_to_hf` calls them.
 
     Raises:
         ArtifactError: A tensor is missing, unknown, given twice, or of another shape than the architecture says.
     """
-    local = dict(global_parameters(chunks))
-    entries = {name: entry for entry in _entries(spec) for name in entry.huggingface}
-    _whereabouts(local, {entry.megatron for entry in entries.values()})
-    shapes = hf_shapes(spec)
+    local = _local(chunks)
+    known = entries(spec, family)
+    _places(local, known)
+    by_name = {name: entry for entry in known for name in entry.huggingface}
+    shapes = hf_shapes(spec, family)
     waiting: dict[str, dict[str, torch.Tensor]] = {}
     seen: set[str] = set()
     for name, tensor in tensors:
-        if name not in entries:
-            raise ArtifactError(f"unexpected tensor {name}: the architecture has none of that name")
         if name in seen:
             raise ArtifactError(f"tensor {name} was given twice")
-        if tuple(tensor.shape) != shapes[name]:
-            raise ArtifactError(f"tensor {name} has shape {list(tensor.shape)}, expected {list(shapes[name])}")
+        _check_shape(name, tuple(tensor.shape), shapes)
         seen.add(name)
-        entry = entries[name]
-        parts = waiting.setdefault(entry.megatron, {})
+        entry = by_name[name]
+        # A tensor that others are needed for waits for them.
+        parts = waiting.setdefault(entry.huggingface[0], {})
         parts[name] = tensor
         if len(parts) == len(entry.huggingface):
-            _assign(entry, local.get(entry.megatron), waiting.pop(entry.megatron), spec)
-    missing = [name for name in entries if name not in seen]
-    if missing:
-        raise ArtifactError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+            _assign(entry, local.get(entry.megatron), waiting.pop(entry.huggingface[0]), spec)
+    _check_complete(seen, shapes)
     _copy_tied_output(chunks)
 
 
-def hf_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of the Hugging Face model."""
-    width, queries = spec.hidden_size, spec.head_size * spec.num_attention_heads
-    keys = spec.head_size * spec.num_query_groups
-    by_suffix = {
-        "embed_tokens": (spec.vocab_size, width),
-        "lm_head": (spec.vocab_size, width),
-        "q_proj": (queries, width),
-        "k_proj": (keys, width),
-        "v_proj": (keys, width),
-        "o_proj": (width, queries),
-        "gate_proj": (spec.ffn_hidden_size, width),
-        "up_proj": (spec.ffn_hidden_size, width),
-        "down_proj": (width, spec.ffn_hidden_size),
+@torch.no_grad()
+def load_from_directory(
+    chunks: Sequence[torch.nn.Module], spec: ModelSpec, directory: TensorDirectory, family: Family | None = None
+) -> None:
+    """Like `load_from_hf`, from safetensors files of which each rank reads what it holds, one tensor at a time.
+
+    Raises:
+        ArtifactError: A tensor is missing, unknown, or of another shape than the architecture says; or a file cannot
+            be read.
+    """
+    local = _local(chunks)
+    known = entries(spec, family)
+    _places(local, known)
+    shapes = hf_shapes(spec, family)
+    stored = directory.shapes()
+    for name, shape in stored.items():
+        _check_shape(name, shape, shapes)
+    _check_complete(set(stored), shapes)
+    for entry in known:
+        if not entry.megatron or entry.megatron in local:
+            parts = {name: directory.read(name) for name in entry.huggingface}
+            _assign(entry, local.get(entry.megatron), parts, spec)
+    _copy_tied_output(chunks)
+
+
+def _local(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.Tensor]:
+    return {**dict(global_parameters(chunks)), **dict(global_buffers(chunks))}
+
+
+def _places(local: dict[str, torch.Tensor], known: Sequence[Entry]) -> dict[str, _Place]:
+    """Where each tensor is; collective over the pipeline and over expert parallelism."""
+    expert_group = parallel_state.get_expert_model_parallel_group()
+    pipeline = parallel_state.get_pipeline_model_parallel_group()
+    places = {
+        name: _Place(
+            stage=pipeline.rank(),
+            expert_rank=expert_group.rank() if is_expert(tensor) else None,
+            split=(tensor.partition_dim, tensor.partition_stride) if is_sharded(tensor) else None,
+            shape=tuple(full_shape(tensor)),
+            dtype=tensor.dtype,
+        )
+        for name, tensor in local.items()
     }
-    return {name: by_suffix.get(name.split(".")[-2], (width,)) for name in hf_names(spec)}
-
-
-def _entries(spec: ModelSpec) -> list[_Entry]:
-    entries = [_Entry(EMBEDDING, ("model.embed_tokens.weight",))]
-    for layer in range(spec.num_layers):
-        here, there = f"decoder.layers.{layer}.", f"model.layers.{layer}."
-        qkv = tuple(f"{there}self_attn.{part}_proj.weight" for part in "qkv")
-        gated = (f"{there}mlp.gate_proj.weight", f"{there}mlp.up_proj.weight")
-        entries += [_Entry(here + name, (there + other,)) for name, other in _PLAIN.items()]
-        entries += [
-            _Entry(f"{here}self_attention.linear_qkv.weight", qkv),
-            _Entry(f"{here}mlp.linear_fc1.weight", gated),
-        ]
-    entries.append(_Entry("decoder.final_layernorm.weight", ("model.norm.weight",)))
-    if not spec.tie_word_embeddings:
-        entries.append(_Entry(OUTPUT, ("lm_head.weight",)))
-    return entries
-
-
-def _whereabouts(local: dict[str, torch.nn.Parameter], expected: set[str]) -> dict[str, _Whereabouts]:
-    """The pipeline rank that holds each tensor, and what it is like; collective over the pipeline."""
-    group = parallel_state.get_pipeline_model_parallel_group()
-    mine = {
-        name: _Whereabouts(group.rank(), tuple(full_shape(parameter)), parameter.dtype)
-        for name, parameter in local.items()
-    }
-    held: list[dict[str, _Whereabouts]] = [{} for _ in range(group.size())]
-    dist.all_gather_object(held, mine, group=group)
-    known = {name: place for part in held for name, place in part.items()}
-    if known.keys() != expected:
-        missing, unknown = sorted(expected - known.keys()), sorted(known.keys() - expected)
+    for group in (expert_group, pipeline):
+        if group.size() > 1:
+            held: list[dict[str, _Place]] = [{} for _ in range(group.size())]
+            dist.all_gather_object(held, places, group=group)
+            places = {name: place for part in held for name, place in part.items()}
+    expected = {entry.megatron for entry in known if entry.megatron}
+    if places.keys() != expected:
+        missing, unknown = sorted(expected - places.keys()), sorted(places.keys() - expected)
         problem = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the architecture does not"
         raise ArtifactError(f"the Megatron model does not fit its specification: it {problem}")
-    return known
+    return places
 
 
-def _gather(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """The full tensor, on every tensor-parallel rank."""
-    group = parallel_state.get_tensor_model_parallel_group()
-    if group.size() == 1 or not is_sharded(parameter):
-        return parameter.detach()
-    parts = [torch.empty_like(parameter) for _ in range(group.size())]
-    dist.all_gather(parts, parameter.detach().contiguous(), group=group)
-    return unshard(parts, parameter)
+def _joined(parts: Sequence[torch.Tensor], split: tuple[int, int]) -> torch.Tensor:
+    """The full tensor of its tensor-parallel parts; the inverse of `parameters.shard`."""
+    if len(parts) == 1:
+        return parts[0]
+    dim, stride = split
+    pieces = [part.chunk(stride, dim) for part in parts]
+    return torch.cat([piece[index] for index in range(stride) for piece in pieces], dim)
 
 
-def _broadcast(full: torch.Tensor | None, place: _Whereabouts, device: torch.device) -> torch.Tensor:
-    """The tensor of one pipeline rank, on all of them."""
-    group = parallel_state.get_pipeline_model_parallel_group()
-    if full is None:
-        full = torch.empty(place.shape, dtype=place.dtype, device=device)
-    if group.size() > 1:
-        full = full.contiguous()
-        dist.broadcast(full, src=dist.get_global_rank(group, place.rank), group=group)
-    return full
+def _integers(tensor: torch.Tensor) -> list[int]:
+    return [int(value) for value in tensor.tolist()]
 
 
-def _to_hf(entry: _Entry, full: torch.Tensor, spec: ModelSpec) -> Sequence[torch.Tensor]:
-    if entry.megatron in (EMBEDDING, OUTPUT):
-        return [full[: spec.vocab_size]]
-    if entry.megatron.endswith("linear_fc1.weight"):
-        return full.chunk(2)
-    if entry.megatron.endswith("linear_qkv.weight"):
-        # Each group holds its query heads, then one key head and one value head.
-        heads = spec.num_attention_heads // spec.num_query_groups
-        grouped = full.view(spec.num_query_groups, heads + 2, spec.head_size, -1)
-        return [part.reshape(-1, full.shape[1]) for part in grouped.split([heads, 1, 1], dim=1)]
-    return [full]
+def _check_shape(name: str, shape: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> None:
+    if name not in shapes:
+        raise ArtifactError(f"unexpected tensor {name}: the architecture has none of that name")
+    if shape != shapes[name]:
+        raise ArtifactError(f"tensor {name} has shape {list(shape)}, expected {list(shapes[name])}")
 
 
-def _from_hf(entry: _Entry, parts: Sequence[torch.Tensor], spec: ModelSpec) -> torch.Tensor:
-    if entry.megatron in (EMBEDDING, OUTPUT):
-        return F.pad(parts[0], (0, 0, 0, spec.padded_vocab_size - spec.vocab_size))
-    if entry.megatron.endswith("linear_fc1.weight"):
-        return torch.cat(list(parts))
-    if entry.megatron.endswith("linear_qkv.weight"):
-        grouped = [part.reshape(spec.num_query_groups, -1, spec.head_size, part.shape[1]) for part in parts]
-        return torch.cat(grouped, dim=1).reshape(-1, parts[0].shape[1])
-    return parts[0]
+def _check_complete(seen: set[str], shapes: dict[str, tuple[int, ...]]) -> None:
+    missing = [name for name in shapes if name not in seen]
+    if missing:
+        raise ArtifactError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
 
 
-def _assign(
-    entry: _Entry, parameter: torch.nn.Parameter | None, parts: dict[str, torch.Tensor], spec: ModelSpec
-) -> None:
-    if parameter is not None:
-        full = _from_hf(entry, [parts[name] for name in entry.huggingface], spec)
+def _assign(entry: Entry, parameter: torch.Tensor | None, parts: dict[str, torch.Tensor], spec: ModelSpec) -> None:
+    if entry.kind == "zeros":
+        for name, tensor in parts.items():
+            if tensor.count_nonzero():
+                raise ArtifactError(f"tensor {name} must be zero: the architecture has no place for it")
+    elif parameter is not None:
+        full = from_hf(entry, [parts[name] for name in entry.huggingface], spec)
         parameter.copy_(shard(full, parameter))
 
 

@@ -64,6 +64,8 @@ class MixtureOfExperts(Config):
     """How router logits become weights; ``sigmoid`` as in DeepSeek-V3 (arXiv:2412.19437)."""
     normalize_top_k: bool = True
     """Whether the weights of a token's experts are scaled to sum to one."""
+    scaling_factor: float = Field(1.0, gt=0)
+    """Factor of the weights after that (DeepSeek-V3's ``routed_scaling_factor``)."""
     balancing: Literal["auxiliary", "bias", "none"] = "auxiliary"
     """``auxiliary`` adds a load-balancing loss (arXiv:2101.03961 eq. 4), ``bias`` shifts what is chosen, not what is
     weighed, after each step (arXiv:2408.15664)."""
@@ -78,6 +80,10 @@ class MixtureOfExperts(Config):
     def _consistent(self) -> Self:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}")
+        if self.top_k == 1 and self.normalize_top_k:
+            raise ValueError("top_k 1 needs normalize_top_k: false (a single weight scaled to one teaches no router)")
+        if self.top_k > 1 and self.score == "sigmoid" and not self.normalize_top_k:
+            raise ValueError("score: sigmoid needs normalize_top_k: true (Megatron-core always scales its weights)")
         if self.balancing == "bias" and self.score != "sigmoid":
             raise ValueError("balancing by bias needs score: sigmoid (Megatron-core has it for sigmoid scores only)")
         return self

@@ -9,7 +9,11 @@ from tatara.stage import Stage
 STAGES = {
     "curate": "tatara.data.pipeline.config",
     "tokenize": "tatara.data.tokenize",
+    "import": "tatara.train.convert.import_config",
     "pretrain": "tatara.train.pretrain",
+    "upcycle": "tatara.train.convert.upcycle",
+    "average": "tatara.train.convert.average",
+    "scaling": "tatara.scaling.stage",
     "export": "tatara.train.convert.export",
     "serve": "tatara.serve.config",
 }

@@ -20,6 +20,7 @@ from tatara.tracking.limits import LEVELS, Limits, mappings, number
 from tatara.tracking.lineage_graph import fold, lineage_figure
 from tatara.tracking.markup import Child, Markup, clip, count, duration, figure, join, large, moment, size, tag
 from tatara.tracking.record import RunRecord, StageRecord, lineage_of
+from tatara.tracking.training_sections import training
 
 MOST_BYTES = 1_400_000
 Section = tuple[str, str, Child]
@@ -172,6 +173,10 @@ def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     speed = _metric(run, "tokens_per_second", series="median")
     if speed is not None:
         yield "Training speed", figure(round(speed)), "tokens/s"
+    accounts = [row for stage in run.stages for row in mappings(stage.reports.get("time_account"))]
+    effective = number(accounts[-1].get("effective")) if accounts else None
+    if effective is not None and 0 <= effective <= 1:
+        yield "Effective training time", f"{effective:.1%}", "of the elapsed time"
     steps_done = [stage for stage in run.stages if stage.status in ("done", "skipped")]
     reused = sum(stage.status == "skipped" for stage in run.stages)
     if run.stages:
@@ -226,6 +231,12 @@ def _sections(run: RunRecord, limits: Limits) -> Iterator[Section]:
         "curves",
         "Curves",
         [join(tag("h3", stage.name) if len(curves) > 1 else None, drawn) for stage, drawn in curves],
+    )
+    trained = [(stage, drawn) for stage in run.stages if (drawn := training(stage, limits))]
+    yield (
+        "training",
+        "Training",
+        [join(tag("h3", stage.name) if len(trained) > 1 else None, drawn) for stage, drawn in trained],
     )
     yield "generations", "Generations", _per_stage(run, "generations", lambda value: corpus.generations(value, limits))
     lineage = fold(lineage_of(run), limits.sources)

@@ -16,8 +16,26 @@ CHARTS = {
     "learning_rate": ("Learning rate", ""),
     "tokens_per_second": ("Throughput", "tokens/s"),
     "gradient_norm": ("Gradient norm", ""),
+    "tflops_per_device": ("Arithmetic per device", "TFLOP/s"),
+    "mfu": ("Model FLOP utilisation", "share of the peak"),
+    "data_wait_seconds": ("Waiting for data", "s per step"),
+    "router_violation": ("Fullest expert beyond the mean", "relative to it"),
+    "router_entropy": ("Entropy of router load, least balanced layer", "1 is balance"),
+    "router_dead_experts": ("Experts without tokens", "experts"),
+    "expert_similarity": ("Expert similarity", "mean cosine"),
+    "memory_bytes": ("Memory of the largest rank", "bytes"),
+    "gpu_memory_bytes": ("GPU memory, peak of the largest rank", "bytes"),
 }
 """Title and unit by the last word of a metric's name, in the order in which they are shown."""
+FAMILIES = ("validation_loss", "parameter_norm", "update_ratio")
+"""Metrics whose name goes on after one of these words are drawn by `training_sections`."""
+
+
+def family(name: str) -> tuple[str, str] | None:
+    """The family and the member of a metric such as ``train.validation_loss.web``; None for any other."""
+    words = name.split(".")
+    place = next((index for index, word in enumerate(words[:-1]) if word in FAMILIES), None)
+    return None if place is None else (words[place], ".".join(words[place + 1 :]))
 
 
 def status_chip(status: str) -> Markup:
@@ -88,7 +106,7 @@ def charts(stage: StageRecord, limits: Limits) -> Markup | None:
         title, unit = CHARTS.get(names[0].rpartition(".")[2], (names[0], ""))
         chart = line_chart(
             curves,
-            identity=f"chart-{_slug(stage.name)}-{len(drawn)}",
+            identity=f"chart-{slug(stage.name)}-{len(drawn)}",
             title=title,
             unit=unit,
             log_toggle=title == "Loss",
@@ -101,6 +119,7 @@ def charts(stage: StageRecord, limits: Limits) -> Markup | None:
 def _chart_groups(series: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """Metric names by chart: validation loss beside training loss, known ones first."""
     names = list(dict.fromkeys(name for row in series for name in row if name not in ("step", "time")))
+    names = [name for name in names if family(name) is None]
     known = list(CHARTS)
 
     def order(name: str) -> int:
@@ -257,5 +276,6 @@ def environment(run: RunRecord, limits: Limits) -> Markup | None:
     )
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as part of an element's id."""
     return "".join(character if character.isascii() and character.isalnum() else "-" for character in name)

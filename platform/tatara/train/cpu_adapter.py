@@ -179,7 +179,7 @@ def _replace_random_state() -> None:
 
 
 def _replace_optimizer_parts() -> None:
-    """Let the optimizers accept CPU parameters, and mend loading of the distributed optimizer's state."""
+    """Let the optimizers accept CPU parameters."""
     distributed = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
     mixed = importlib.import_module("megatron.core.optimizer.optimizer")
     if _find(distributed, "HAVE_APEX_OR_TE"):
@@ -192,16 +192,6 @@ def _replace_optimizer_parts() -> None:
         (mixed, "clip_grad_by_total_norm_fp32"),
     ):
         _replace(owner, name, _with_cuda_type_names(_find(owner, name)))
-    setter = "_set_main_param_and_optimizer_states"
-    _replace(optimizer, setter, _set_main_param_and_optimizer_states, "self", "model_param", "tensors")
-    load, shard = _find(optimizer, "load_state_dict"), _find(optimizer, "sharded_state_dict")
-    _replace(optimizer, "load_state_dict", _load_with_own_steps(load), "self", "state_dict")
-    _replace(
-        optimizer,
-        "sharded_state_dict",
-        _shard_with_state(shard),
-        *("self", "model_sharded_state_dict", "is_loading", "sharding_type", "metadata"),
-    )
 
 
 def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,56 +218,6 @@ def _cuda_type_names() -> Iterator[None]:
         yield
     finally:
         torch.Tensor.type = original
-
-
-def _set_main_param_and_optimizer_states(self: Any, model_param: torch.Tensor, tensors: dict[str, Any]) -> None:
-    """Copy loaded state in, without recording it for autograd; torch's Adam also keeps "step", which is not loaded."""
-    group, order = self.model_param_group_index_map[model_param]
-    main_param = self.optimizer.param_groups[group]["params"][order]
-    with torch.no_grad():
-        for key, value in {"param": main_param, **self.optimizer.state[main_param]}.items():
-            if key != "step":
-                value.copy_(tensors[key])
-
-
-def _load_with_own_steps(load: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(load)
-    def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
-        load(self, state_dict)
-        # Megatron hands one "step" tensor to all parameters. torch's Adam counts it up in place, once per
-        # parameter, so the bias correction would run away.
-        for state in self.optimizer.state.values():
-            if torch.is_tensor(state.get("step")):
-                state["step"] = state["step"].clone()
-
-    return load_state_dict
-
-
-def _shard_with_state(shard: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(shard)
-    def sharded_state_dict(
-        self: Any, model_sharded_state_dict: dict[str, Any], is_loading: bool = False, *args: Any, **kwargs: Any
-    ) -> Any:
-        if is_loading and not self.optimizer.state:
-            # The first call reads the step count of the state, which torch's Adam only creates in its first step.
-            # Zero gradients leave fresh moments at zero, but weight decay would move the parameters.
-            with _no_weight_decay(self.optimizer):
-                self._init_optimizer_states_with_dummy_values()
-        return shard(self, model_sharded_state_dict, is_loading, *args, **kwargs)
-
-    return sharded_state_dict
-
-
-@contextlib.contextmanager
-def _no_weight_decay(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    kept = [group["weight_decay"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["weight_decay"] = 0.0
-    try:
-        yield
-    finally:
-        for group, weight_decay in zip(optimizer.param_groups, kept, strict=True):
-            group["weight_decay"] = weight_decay
 
 
 def _replace_mixture_of_experts_parts() -> None:

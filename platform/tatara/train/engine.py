@@ -1,32 +1,28 @@
 """One rank of the trainer: Megatron's pipeline schedule, data-parallel wrapper and distributed optimizer."""
 
-import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state, tensor_parallel
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import optimizer as megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from tatara.model.attention import context_slice, document_mask
-from tatara.model.megatron import build_model, transformer_config
+from tatara.model.compute import ComputeSettings
+from tatara.model.megatron import build_model, global_parameters, transformer_config
 from tatara.model.spec import ModelSpec
-from tatara.train import cpu_adapter
+from tatara.train import process
 from tatara.train.feed.batches import Batch
 from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
-
-# What makes a checkpoint of the distributed optimizer loadable in every other layout. Megatron adds to the mapping that
-# it is given, so it gets a copy each time.
-SHARDING: Mapping[str, Any] = MappingProxyType(
-    {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
-)
-_COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+from tatara.train.treatment import treat
+from tatara.train.watch.flops import DocumentLoad, document_load
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,10 @@ class StepResult:
     """Targets with a loss weight."""
     gradient_norm: float
     """Global gradient norm before clipping."""
+    load: DocumentLoad
+    """Documents of the batch, for the count of its arithmetic."""
+    applied: bool
+    """Whether the optimizer took the step; otherwise the model is what it was before."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class LossSum:
     """Summed loss, in nats."""
     tokens: int
     """Targets with a loss weight."""
+    load: DocumentLoad
+    """Documents of the batch."""
 
     @property
     def mean(self) -> float:
@@ -61,9 +63,11 @@ class Engine:
 
     Attributes:
         layout: With ``dp`` resolved.
+        dtype: Of parameters and activations.
         data_rank: This rank's place in data parallelism: it trains on that slice of each global batch.
         chunks: Megatron's data-parallel wrappers around this rank's part of the model.
         optimizer: Megatron's optimizer.
+        waiting: Makes a context around what waits for other ranks; whoever measures replaces it.
     """
 
     def __init__(
@@ -72,10 +76,10 @@ class Engine:
         layout: ParallelLayout,
         adam: AdamSettings,
         *,
-        sequence_length: int,
         micro_batch_size: int,
         seed: int = 0,
         gpu: int = 0,
+        compute: ComputeSettings = ComputeSettings(),  # noqa: B008 - frozen
     ) -> None:
         """Set up this process and build its part of the model.
 
@@ -85,29 +89,31 @@ class Engine:
             spec: The architecture.
             layout: How ranks share the work; checked against the model and the number of ranks.
             adam: Optimizer settings.
-            sequence_length: Positions per row of a batch.
             micro_batch_size: Rows per forward pass.
             seed: Of the initial weights, and of dropout where there is any.
             gpu: Which of the GPUs that this process sees to use, where there are GPUs.
+            compute: Kernels, recomputation and precision of matrix products.
 
         Raises:
             LayoutError: The layout does not fit.
         """
         layout.check_model(spec)
-        self.device = _start_process(layout, seed, gpu)
+        self.device = process.start(layout, seed, gpu)
         self.layout = layout.resolve(dist.get_world_size())
-        self.spec, self.sequence_length, self.micro_batch_size = spec, sequence_length, micro_batch_size
+        self.spec, self.adam, self.micro_batch_size = spec, adam, micro_batch_size
         self.data_rank = parallel_state.get_data_parallel_rank()
         self._context = (parallel_state.get_context_parallel_world_size(), parallel_state.get_context_parallel_rank())
-        self._dtype = getattr(torch, spec.dtype)
-        config = transformer_config(spec, layout)
+        self.dtype = getattr(torch, spec.dtype)
+        config = transformer_config(spec, layout, compute)
         on_gpu = self.device.type == "cuda"
         wrapping = DistributedDataParallelConfig(
             use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=on_gpu
         )
+        models = build_model(spec, config, seed=seed, compute=compute)
+        overrides = treat(models, adam)
         self.chunks = [
-            DistributedDataParallel(config, wrapping, chunk, disable_bucketing=index > 0)
-            for index, chunk in enumerate(build_model(spec, config, seed=seed))
+            DistributedDataParallel(config, wrapping, model, disable_bucketing=index > 0)
+            for index, model in enumerate(models)
         ]
         self.optimizer = get_megatron_optimizer(
             OptimizerConfig(
@@ -119,30 +125,85 @@ class Engine:
                 weight_decay=adam.weight_decay,
                 clip_grad=adam.clip_norm,
                 bf16=spec.dtype == "bfloat16",
-                params_dtype=self._dtype,
+                params_dtype=self.dtype,
+                decoupled_weight_decay=adam.decoupled,
                 use_distributed_optimizer=True,
             ),
             self.chunks,
+            overrides,
         )
         config.no_sync_func = [c.no_sync for c in self.chunks] if len(self.chunks) > 1 else self.chunks[0].no_sync
         config.grad_scale_func = self.optimizer.scale_loss
+        self.waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        config.finalize_model_grads_func = self._finalise_gradients
         self._pass: Callable[..., Any] = get_forward_backward_func()
 
-    def train_step(self, micro_batches: Sequence[Batch], learning_rate: float) -> StepResult:
+    def train_step(
+        self,
+        micro_batches: Sequence[Batch],
+        learning_rate: float,
+        *,
+        weight_decay: float | None = None,
+        approve: Callable[[float, float], bool] | None = None,
+    ) -> StepResult:
         """One optimizer step.
 
         Args:
-            micro_batches: This data-parallel rank's share of the global batch, equally many on every rank.
+            micro_batches: This data-parallel rank's share of the global batch, equally many on every rank and all of
+                one sequence length.
             learning_rate: For this step.
+            weight_decay: For this step; null means the optimizer settings'.
+            approve: Given loss and gradient norm before the optimizer moves anything, the same on every rank, says
+                whether it shall.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        decay = self.adam.weight_decay if weight_decay is None else weight_decay
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_mult", 1.0)
+            # Megatron leaves it to its own scheduler to keep the decay off biases and norms.
+            group["weight_decay"] = decay * group.get("wd_mult", 1.0)
+        biases = [bias.clone() for bias in self._expert_biases()]
         loss = self._run(micro_batches, forward_only=False)
-        _, gradient_norm, _ = self.optimizer.step()
-        return StepResult(loss.mean, loss.tokens, float(gradient_norm or 0.0))
+        self.optimizer.prepare_grads()
+        with self.waiting():
+            gradient_norm = float(self.optimizer.get_grad_norm() or 0.0)
+        applied = approve is None or approve(loss.mean, gradient_norm)
+        if applied:
+            self._clip(gradient_norm)
+            self.optimizer.step_with_ready_grads()
+        else:
+            for bias, before in zip(self._expert_biases(), biases, strict=True):
+                bias.copy_(before)
+        return StepResult(loss.mean, loss.tokens, gradient_norm, loss.load, applied)
+
+    def _clip(self, gradient_norm: float) -> None:
+        if self.adam.clip_norm <= 0:
+            return
+        for optimizer in self.optimizer.chained_optimizers:
+            parameters = [] if getattr(optimizer, "is_stub_optimizer", False) else optimizer.get_parameters()
+            if parameters:
+                # By way of the module, where the CPU adapter has put its own.
+                megatron_optimizer.clip_grad_by_total_norm_fp32(
+                    parameters, max_norm=self.adam.clip_norm, total_norm=gradient_norm
+                )
+
+    def not_finite(self) -> list[str]:
+        """Names of parameters that hold a value which is not a finite number, over all ranks."""
+        named = global_parameters(self.chunks)
+        found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(found, [name for name, value in named if not bool(value.isfinite().all())])
+        return sorted({name for names in found for name in names})
+
+    def _finalise_gradients(self, *args: Any, **kwargs: Any) -> None:
+        with self.waiting():
+            finalize_model_grads(*args, **kwargs)
+
+    def _expert_biases(self) -> list[torch.Tensor]:
+        """What Megatron moves, besides the parameters, when it finalises the gradients."""
+        named = (item for chunk in self.chunks for item in chunk.named_buffers())
+        return [buffer for name, buffer in named if name.endswith("router.expert_bias") and buffer is not None]
 
     @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[Batch]) -> LossSum:
@@ -154,25 +215,6 @@ class Engine:
             chunk.train()
         return loss
 
-    def sharded_state(self, loading: bool) -> dict[str, Any]:
-        """Megatron's sharded state of model and optimizer, to save or to load into."""
-        models = {
-            self._key(index): chunk.module.sharded_state_dict(metadata=dict(SHARDING))
-            for index, chunk in enumerate(self.chunks)
-        }
-        weights = dict(models) if len(self.chunks) > 1 else models["model"]
-        optimizer = self.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=dict(SHARDING))
-        return {**models, "optimizer": optimizer}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what was loaded into `sharded_state`."""
-        for index, chunk in enumerate(self.chunks):
-            chunk.module.load_state_dict(state[self._key(index)])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def _key(self, chunk: int) -> str:
-        return "model" if len(self.chunks) == 1 else f"model{chunk}"
-
     def _run(self, micro_batches: Sequence[Batch], forward_only: bool) -> LossSum:
         iterators = [iter(micro_batches) for _ in self.chunks]
         reduced = self._pass(
@@ -180,25 +222,36 @@ class Engine:
             data_iterator=iterators if len(self.chunks) > 1 else iterators[0],
             model=self.chunks,
             num_microbatches=len(micro_batches),
-            seq_length=self.sequence_length,
+            seq_length=micro_batches[0].tokens.shape[1],
             micro_batch_size=self.micro_batch_size,
             forward_only=forward_only,
         )
-        # float64: token counts stay exact, and one message carries both.
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # float64: counts stay exact, and one message carries all.
+        total = torch.zeros(4, dtype=torch.float64, device=self.device)
+        with self.waiting():
+            self._sum(total, reduced, micro_batches)
+        summed, tokens, positions, squares = total.tolist()
+        return LossSum(summed, int(tokens), DocumentLoad(round(positions), round(squares)))
+
+    def _sum(self, total: torch.Tensor, reduced: Sequence[Any], micro_batches: Sequence[Batch]) -> None:
+        """Add up, over all ranks, summed loss, targets, positions and squared document lengths."""
         if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
-            total += torch.stack([part["sum"] for part in reduced]).sum(0)
+            total[:2] = torch.stack([part["sum"] for part in reduced]).sum(0)
+            load = sum((document_load(batch.document_ids) for batch in micro_batches), DocumentLoad())
+            # Every context-parallel rank has the whole rows.
+            total[2:] = torch.tensor([load.tokens, load.squares], dtype=torch.float64) / self._context[0]
             dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         if self.layout.pp > 1:
             source = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(total, source, group=parallel_state.get_pipeline_model_parallel_group())
-        summed, tokens = total.tolist()
-        return LossSum(summed, int(tokens))
 
     def _forward(self, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
         batch = next(batches)
         size, rank = self._context
-        mask = document_mask(self._tensor(batch.document_ids), size, rank, self._dtype)
+        # From ids on the host: where documents end must be known there, and asking a GPU would wait for it.
+        mask = document_mask(torch.from_numpy(batch.document_ids))
+        if mask is not None:
+            mask = mask.to(self.device, non_blocking=True)
         tokens, positions, targets, weights = (
             context_slice(self._tensor(array), size, rank).contiguous()
             for array in (batch.tokens, batch.position_ids, batch.targets, batch.loss_weights)
@@ -212,24 +265,3 @@ class Engine:
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def _start_process(layout: ParallelLayout, seed: int, gpu: int) -> torch.device:
-    on_cpu = cpu_adapter.install()
-    if not on_cpu:
-        torch.cuda.set_device(gpu)
-    if not dist.is_initialized():
-        dist.init_process_group("gloo" if on_cpu else "nccl", timeout=_COLLECTIVE_TIMEOUT)
-    layout.resolve(dist.get_world_size())
-    if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel(
-            layout.tp,
-            layout.pp,
-            virtual_pipeline_model_parallel_size=layout.virtual_stages if layout.virtual_stages > 1 else None,
-            context_parallel_size=layout.cp,
-            expert_model_parallel_size=layout.ep,
-            expert_tensor_parallel_size=1,
-            distributed_timeout_minutes=int(_COLLECTIVE_TIMEOUT.total_seconds() // 60),
-        )
-    tensor_parallel.model_parallel_cuda_manual_seed(seed)
-    return torch.device("cpu") if on_cpu else torch.device("cuda", gpu)

@@ -53,6 +53,11 @@ class ParallelLayout(Config):
                 f"layout.dp={self.dp} with {sizes} needs {self.dp * self.model_ranks} workers, "
                 f"but num_workers={world_size}: leave layout.dp out to have it derived ({dp} here)"
             )
+        if (world_size // self.pp) % self.ep:
+            raise LayoutError(
+                f"layout.ep={self.ep} does not divide the {world_size // self.pp} ranks of a pipeline stage "
+                f"({sizes}, dp {dp}): the experts are shared out over tp x cp x dp"
+            )
         return self.model_copy(update={"dp": dp})
 
     def check_model(self, model: ModelSpec) -> None:
@@ -61,20 +66,68 @@ class ParallelLayout(Config):
         Raises:
             LayoutError: One line that names the layout field and the size it does not divide.
         """
-        for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size", "padded_vocab_size"):
+        widths = ("num_query_groups", "num_attention_heads", "padded_vocab_size")
+        for name in widths if model.moe else (*widths[:2], "ffn_hidden_size", widths[2]):
             _divides("tp", self.tp, name, getattr(model, name))
         if self.sequence_parallel and self.tp == 1:
             raise LayoutError("layout.sequence_parallel needs layout.tp > 1: there is nothing to shard with tp=1")
         if self.virtual_stages > 1 and self.pp == 1:
             raise LayoutError(f"layout.virtual_stages={self.virtual_stages} needs layout.pp > 1")
-        _divides("pp", self.pp, "num_layers", model.num_layers)
-        if model.num_layers % (self.pp * self.virtual_stages):
+        self._check_stages(model.num_layers)
+        self._check_experts(model)
+
+    def layers_per_stage(self, num_layers: int) -> list[int]:
+        """Layers of each pipeline rank.
+
+        Raises:
+            LayoutError: The layers cannot be shared out as asked.
+        """
+        ends = (self.first_stage_layers, self.last_stage_layers)
+        if ends == (None, None):
+            _divides("pp", self.pp, "num_layers", num_layers)
+            return [num_layers // self.pp] * self.pp
+        fixed = sum(end or 0 for end in ends)
+        between = self.pp - sum(end is not None for end in ends)
+        told = " and ".join(
+            f"layout.{name}={end}"
+            for name, end in zip(("first_stage_layers", "last_stage_layers"), ends, strict=True)
+            if end
+        )
+        if between < 0:
+            raise LayoutError(f"{told} needs layout.pp > 1: there is one stage only")
+        rest = num_layers - fixed
+        if rest < between or (between and rest % between) or (not between and rest):
             raise LayoutError(
-                f"layout.pp={self.pp} x layout.virtual_stages={self.virtual_stages} does not divide "
-                f"num_layers={model.num_layers}"
+                f"{told} leaves {rest} of num_layers={num_layers} for the other {between} of layout.pp={self.pp} "
+                "stages, which cannot share them evenly"
             )
-        if self.ep > 1:
-            raise LayoutError(f"layout.ep={self.ep} needs a mixture-of-experts model, but this one is dense")
+        stages = [rest // between] * between if between else []
+        return [*([ends[0]] if ends[0] else []), *stages, *([ends[1]] if ends[1] else [])]
+
+    def _check_stages(self, num_layers: int) -> None:
+        for stage, layers in enumerate(self.layers_per_stage(num_layers)):
+            if layers % self.virtual_stages:
+                which = (
+                    "" if self.first_stage_layers is None and self.last_stage_layers is None else f" of stage {stage}"
+                )
+                raise LayoutError(
+                    f"layout.virtual_stages={self.virtual_stages} does not divide the {layers} layers{which} that "
+                    f"layout.pp={self.pp} makes of num_layers={num_layers}"
+                )
+
+    def _check_experts(self, model: ModelSpec) -> None:
+        if model.moe is None:
+            if self.ep > 1:
+                raise LayoutError(f"layout.ep={self.ep} needs a mixture-of-experts model, but this one is dense")
+            return
+        _divides("ep", self.ep, "moe.num_experts", model.moe.num_experts)
+        if self.tp > 1 and not self.sequence_parallel:
+            raise LayoutError(
+                f"layout.tp={self.tp} of a mixture of experts needs layout.sequence_parallel=true: each "
+                "tensor-parallel rank routes its own part of the sequence"
+            )
+        if model.moe.shared_expert_ffn_hidden_size:
+            _divides("tp", self.tp, "moe.shared_expert_ffn_hidden_size", model.moe.shared_expert_ffn_hidden_size)
 
     def check_batch(self, sequence_length: int, global_batch_size: int, micro_batch_size: int) -> int:
         """Check that the layout divides the sequence and the batch; ``dp`` must be resolved.

@@ -1,49 +1,68 @@
 """The pretraining stage: its configuration, and what can be said of it before anything heavy is imported."""
 
-import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from tatara.config import Config, operational
 from tatara.errors import ConfigError
+from tatara.model.compute import ComputeSettings
 from tatara.model.spec import VOCABULARY_MULTIPLE, ModelSpec
 from tatara.stage import Stage
+from tatara.train.choice import PretrainModel
+from tatara.train.feed.phases import BatchRamp, Phase
 from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
 from tatara.train.schedule import Schedule
+from tatara.train.watch.guard import GuardSettings
+from tatara.train.watch.stragglers import StragglerSettings
+
+if TYPE_CHECKING:
+    from tatara.train.feed.plan import SourceSize, TrainingPlan
 
 
-class PretrainModel(ModelSpec):
-    """The architecture; what the tokens decide may be left out."""
+class InitialSettings(Config):
+    """What to take from the input ``checkpoint`` besides its weights. Steps, data and schedule start anew."""
 
-    vocab_size: int | None = Field(default=None, ge=1)  # type: ignore[assignment]
-    """Tokens the model knows; null means as many as the tokenizer."""
+    optimizer: Literal["reset", "keep"] = "reset"
+    """Start the optimizer's moments from zero, or from the checkpoint's."""
 
-    def resolve(self, tokenizer_size: int, sequence_length: int) -> ModelSpec:
-        """The architecture with the vocabulary filled in.
 
-        Args:
-            tokenizer_size: Tokens the tokenizer knows.
-            sequence_length: Tokens per training sequence.
+class AverageSettings(Config):
+    """An average of the weights that is kept beside them, for the export or the next run."""
 
-        Raises:
-            ConfigError: The model is too small for the tokens.
-        """
-        if self.vocab_size is not None and self.vocab_size < tokenizer_size:
-            raise ConfigError(
-                f"model.vocab_size={self.vocab_size} is smaller than the tokenizer's {tokenizer_size}: "
-                "leave it out or raise it"
-            )
-        if self.max_position_embeddings < sequence_length:
-            raise ConfigError(
-                f"model.max_position_embeddings={self.max_position_embeddings} is smaller than the "
-                f"sequence_length={sequence_length} of the tokens: raise it"
-            )
-        return ModelSpec(**self.dump() | {"vocab_size": self.vocab_size or tokenizer_size})
+    kind: Literal["none", "ema", "last"] = "none"
+    """``ema`` is an exponential moving average, ``last`` the mean of the last few snapshots (arXiv:2209.14981)."""
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """Of ``ema``: what remains of the average at an update."""
+    every: int = Field(default=1, ge=1)
+    """Steps between updates; for ``last``, between snapshots."""
+    last: int = Field(default=5, ge=1)
+    """Snapshots that ``last`` is the mean of."""
+    validate_average: bool = False
+    """Whether validations are done with the average, too."""
+
+
+class WatchSettings(Config):
+    """How closely a run is watched."""
+
+    interval: int = Field(20, ge=1)
+    """Steps between looks at parameter norms, router load and memory."""
+    stragglers: StragglerSettings = StragglerSettings()
+    """When a rank counts as slow."""
+    hang_seconds: float = Field(600.0, gt=0)
+    """Time without progress after which a rank says where everyone is and the attempt is started again."""
+    start_seconds: float = Field(1800.0, gt=0)
+    """The same until the first step of an attempt is done, which loads, compiles and connects."""
 
 
 class PretrainConfig(Config):
-    """Pretraining of a model on packed tokens. The sequence length comes with the tokens."""
+    """Training of a model on packed tokens: pretraining, its later phases, and fine-tuning where tokens have weights.
+
+    The sequence length comes with the tokens. Several tokens artifacts are several sources: their input names are what
+    ``phases`` call them.
+    """
 
     model: PretrainModel = PretrainModel()
     """The architecture."""
@@ -55,12 +74,24 @@ class PretrainConfig(Config):
     """Optimizer steps."""
     global_batch_size: int = Field(default=16, ge=1)
     """Sequences per step, over all ranks."""
+    batch_ramp: BatchRamp | None = None
+    """How the batch size grows at the start; null means that it does not."""
+    phases: tuple[Phase, ...] = ()
+    """Changes of mixture, sequence length, batch size and rotary settings at given steps; none is one phase."""
     seed: int = Field(default=0, ge=0)
     """Of the initial weights and the order of the data."""
+    initial: InitialSettings = InitialSettings()
+    """What to start from, if not from random weights."""
+    average: AverageSettings = AverageSettings()
+    """An average of the weights to keep."""
+    guard: GuardSettings = GuardSettings()
+    """What to do when the loss jumps or is not a number."""
     validation_interval: int = Field(default=100, ge=1)
     """Steps between validations; the last step is always followed by one."""
     validation_sequences: int = Field(default=128, ge=0)
-    """Held-out sequences per validation, the same ones each time; 0 turns validation off."""
+    """Held-out sequences of each source per validation, the same ones each time; 0 turns validation off."""
+    compute: ComputeSettings = ComputeSettings()
+    """Kernels, recomputation and precision of matrix products."""
     layout: ParallelLayout = operational(ParallelLayout())
     """How ranks share the work. Every layout gives the same losses up to rounding."""
     micro_batch_size: int = operational(8, ge=1)
@@ -69,6 +100,12 @@ class PretrainConfig(Config):
     """Steps between checkpoints; the last step is always followed by one."""
     keep_checkpoints: int = operational(2, ge=1)
     """Checkpoints to keep while training; with two, a damaged newest one is no loss."""
+    keep_every: int | None = operational(None, ge=1)
+    """Checkpoints whose step is a multiple of this are kept for ever."""
+    checkpoints: str | None = operational(None)
+    """Where checkpoints go while training, a path or URL; null means the stage's work directory."""
+    watch: WatchSettings = operational(WatchSettings())
+    """How closely the run is watched."""
     num_workers: int = operational(2, ge=1)
     """Ranks, one process each."""
     cpus_per_worker: float = operational(0.5, ge=0)
@@ -81,45 +118,84 @@ class PretrainConfig(Config):
     @model_validator(mode="after")
     def _check_layout(self) -> "PretrainConfig":
         """Refuse a layout that cannot fit any tokens as soon as it is read, before a cluster starts."""
-        # Only the tokens know the vocabulary, when it is left out, and the sequence length.
-        vocab_size = self.model.vocab_size or VOCABULARY_MULTIPLE * self.layout.tp
-        spec = ModelSpec(**self.model.dump() | {"vocab_size": vocab_size})
-        check_layout(self, spec, sequence_length=2 * self.layout.cp * self.layout.tp)
+        # Only the tokens know the vocabulary, when it is left out, and the sequence length. A shape that is derived
+        # from a size needs both.
+        if self.model.params is None:
+            known = self.model.preset is not None or self.model.vocab_size is not None
+            self.layout.check_model(self.model.resolve(1 if known else VOCABULARY_MULTIPLE * self.layout.tp, 1))
+        layout = self.layout.resolve(self.num_workers)
+        layout.check_batch(2 * layout.cp * layout.tp, self.global_batch_size, self.micro_batch_size)
         return self
 
+    def plan(self, sources: "Mapping[str, SourceSize]") -> "TrainingPlan":
+        """The order of all data of the run.
 
-def check_layout(config: PretrainConfig, spec: ModelSpec, sequence_length: int) -> ParallelLayout:
-    """The layout with ``dp`` filled in, checked against model, workers and batch.
+        Raises:
+            ConfigError: The phases do not fit each other, the run or the sources.
+        """
+        from tatara.train.feed.planning import training_plan
+
+        return training_plan(
+            sources,
+            global_batch_size=self.global_batch_size,
+            steps=self.steps,
+            seed=self.seed,
+            phases=self.phases,
+            ramp=self.batch_ramp,
+        )
+
+
+def check_layout(config: PretrainConfig, spec: ModelSpec, plan: "TrainingPlan") -> ParallelLayout:
+    """The layout with ``dp`` filled in, checked against model, workers, and every batch of the run.
 
     Raises:
         LayoutError: One line that names what does not divide.
     """
     config.layout.check_model(spec)
     layout = config.layout.resolve(config.num_workers)
-    layout.check_model(spec)
-    layout.check_batch(sequence_length, config.global_batch_size, config.micro_batch_size)
+    for sequence_length in sorted({phase.sequence_length for phase in plan.phases}):
+        for size in sorted(set(plan.batches.sizes)):
+            layout.check_batch(sequence_length, size, config.micro_batch_size)
     return layout
 
 
-def validation_rounds(sequences: int, available: int, layout: ParallelLayout, micro_batch_size: int) -> list[list[int]]:
-    """Micro-batches of a validation pass, padded so that every data-parallel rank has equally many.
+def spec_at(spec: ModelSpec, plan: "TrainingPlan", step: int) -> ModelSpec:
+    """The architecture with the rotary settings of a step's phase."""
+    rope = plan.at(step).rope
+    if rope is None:
+        return spec
+    changes = {
+        "rope_theta": rope.theta,
+        "rope_scaling": rope.scaling,
+        "max_position_embeddings": rope.max_position_embeddings,
+    }
+    return spec.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
-    Args:
-        sequences: Held-out sequences wanted.
-        available: Bins of the held-out split.
-        layout: With ``dp`` resolved.
-        micro_batch_size: Sequences per forward pass of one rank.
 
-    Returns:
-        Lists of ``micro_batch_size`` bins (-1 is padding); rank r takes every dp-th list from the r-th.
+def longest_without_rope(plan: "TrainingPlan") -> int:
+    """Longest sequence of the phases that keep the model's own context, tokens."""
+    own = (phase.sequence_length for phase in plan.phases if not (phase.rope and phase.rope.max_position_embeddings))
+    return max(own, default=1)
+
+
+_MAY_CHANGE: Iterable[str] = ("rope_theta", "rope_scaling", "max_position_embeddings", "init_std", "dtype")
+
+
+def continued(chosen: PretrainModel, before: ModelSpec) -> PretrainModel:
+    """The architecture of a run that starts from a checkpoint: the checkpoint's, where nothing else is said.
+
+    Raises:
+        ConfigError: What is said contradicts the checkpoint.
     """
-    taken = min(sequences, available)
-    lists = math.ceil(taken / micro_batch_size)
-    # An interleaved pipeline runs its micro-batches in groups of pp.
-    multiple = (layout.dp or 1) * (layout.pp if layout.virtual_stages > 1 else 1)
-    total = math.ceil(lists / multiple) * multiple * micro_batch_size
-    bins = [*range(taken), *[-1] * (total - taken)]
-    return [bins[start : start + micro_batch_size] for start in range(0, total, micro_batch_size)]
+    if chosen.preset is not None or chosen.params is not None:
+        raise ConfigError("model.preset and model.params have no meaning with an input checkpoint: leave them out")
+    for name, value in chosen:
+        if name in ModelSpec.model_fields and value not in (None, getattr(before, name)) and name not in _MAY_CHANGE:
+            raise ConfigError(
+                f"model.{name}={value}, but the checkpoint to start from has {getattr(before, name)}: leave it out"
+            )
+    given = {name: value for name, value in chosen if value is not None}
+    return PretrainModel(**{**dict(before), **given})
 
 
 STAGE = Stage(
@@ -127,5 +203,7 @@ STAGE = Stage(
     kind="checkpoint",
     config=PretrainConfig,
     inputs={"tokens": "tokens"},
+    optional={"checkpoint": "checkpoint"},
+    more="tokens",
     run="tatara.train.pretrain_run:run",
 )

@@ -1,37 +1,30 @@
-"""The driver of a pretraining run: checks everything first, runs Ray Train, follows it, and makes the artifact."""
+"""The driver of a training run: checks everything first, runs Ray Train, follows it, and makes the artifact."""
 
-import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
-import signal
 import statistics
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tatara.cluster import ensure_fits
-from tatara.errors import TrainingError
-from tatara.interrupts import STOP_SIGNALS
+from tatara.errors import ArtifactError, TrainingError
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
-from tatara.train.checkpoint import directories as checkpoint
+from tatara.train import ray_training
+from tatara.train.checkpoint import directories, remote
 from tatara.train.checkpoint.directories import Checkpoint
-from tatara.train.feed.batches import PackedTokens, read_tokens_json
-from tatara.train.pretrain import PretrainConfig, check_layout
-from tatara.train.pretrain_worker import CHECKPOINTS, WorkerTask, read_losses
+from tatara.train.checkpoint.places import Place
+from tatara.train.feed.batches import read_tokens_json
+from tatara.train.feed.plan import TrainingPlan
+from tatara.train.feed.sources import open_sources, same_tokenizer, source_sizes
+from tatara.train.pretrain import PretrainConfig, check_layout, continued, longest_without_rope, spec_at
+from tatara.train.task import WorkerTask, read_losses
 from tatara.train.watch.follower import Follower
 
 _LOSS_WINDOW = 20
-# How Ray Train watches its workers, unless the user says otherwise: a dead one is noticed within a second, and a
-# machine that is busy gets time to import torch.
-_RAY_TRAIN_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-}
 
 
 def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
@@ -41,150 +34,104 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
         Figures of the run: losses in nats, tokens per second, seconds to the first step, checkpoint blocking time.
 
     Raises:
+        ConfigError: The phases, the model and the data do not fit each other.
         LayoutError: The layout does not fit the model, the batch or the workers.
-        DataError: The tokens are damaged.
+        DataError: The tokens are damaged, or not all of one tokenizer.
+        ArtifactError: The checkpoint to start from is of another architecture or tokenizer.
         TrainingError: The loss became not a number, or workers failed more often than allowed.
     """
-    tokens_artifact = stage_run.inputs["tokens"]
-    tokens = tokens_artifact.local()
-    described = read_tokens_json(tokens)
-    sequence_length = int(described["sequence_length"])
-    spec = config.model.resolve(int(described["vocab_size"]), sequence_length)
-    layout = check_layout(config, spec, sequence_length)
-    train = PackedTokens(tokens, "train", sequence_length)
+    tokens = {name: item for name, item in stage_run.inputs.items() if item.kind == "tokens"}
+    initial = stage_run.inputs.get("checkpoint")
+    sources = {name: item.local() for name, item in tokens.items()}
+    tokenizer = same_tokenizer(sources)
+    opened = open_sources(sources)
+    plan = config.plan(source_sizes(opened))
     if config.validation_sequences:
-        PackedTokens(tokens, "validation", sequence_length)
+        open_sources(sources, "validation")
+    spec = _spec(config, plan, sources, initial.local() if initial else None, tokenizer)
+    layout = check_layout(config, spec, plan)
     stage_run.log(
-        f"{spec.parameter_count():,} parameters, {config.steps} steps of {config.global_batch_size} sequences of "
-        f"{sequence_length} tokens ({config.steps * config.global_batch_size / train.num_bins:.2f} epochs), "
-        f"{config.num_workers} workers: tp {layout.tp}, pp {layout.pp}, cp {layout.cp}, dp {layout.dp}"
+        f"{spec.parameter_count():,} parameters, {config.steps} steps, {plan.end:,} sequences ({_epochs(plan)}), "
+        f"{config.num_workers} workers: "
+        + ", ".join(f"{n} {getattr(layout, n)}" for n in ("tp", "pp", "cp", "ep", "dp"))
     )
+    for warning in plan.repeats():
+        stage_run.log(warning)
+    stage_run.report("mixture", _mixture(plan))
     follower = Follower(stage_run, config)
-    checkpoints = stage_run.work / CHECKPOINTS
-    final = checkpoint.newest(checkpoints, stage_run.log)
+    task = WorkerTask(
+        config.dump(),
+        spec.dump(),
+        {name: item.url for name, item in tokens.items()},
+        initial.url if initial else None,
+        tokenizer,
+        str(stage_run.work),
+    )
+    final = _newest(task, stage_run)
     if final is None or final.step < config.steps:
-        gpus = _gpus_per_worker(config)
-        task = WorkerTask(config.dump(), spec.dump(), tokens_artifact.url, sequence_length, str(stage_run.work))
-        _train(config, stage_run, task, gpus, follower)
-        final = checkpoint.newest(checkpoints, stage_run.log)
+        ray_training.train(config, stage_run, task, follower)
+        final = _newest(task, stage_run)
     if final is None or final.step < config.steps:
-        raise TrainingError(f"training ended, but {checkpoints} holds no whole checkpoint of step {config.steps}")
-    _write_payload(stage_run.output.path, final, spec, tokens)
+        raise TrainingError(f"training ended, but {task.checkpoints} holds no whole checkpoint of step {config.steps}")
+    _write_payload(stage_run.output.path, final, spec_at(spec, plan, config.steps - 1), next(iter(sources.values())))
+    follower.report()
     return _summary(spec, follower, final)
 
 
-def _train(
-    config: PretrainConfig, stage_run: StageRun, task: WorkerTask, gpus_per_worker: float, follower: Follower
-) -> None:
-    resources = {"CPU": config.cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
-    workers = f"{config.num_workers} worker" + ("s" if config.num_workers > 1 else "")
-    ensure_fits([resources] * config.num_workers, f"pretrain ({workers})", log=stage_run.log)
-    started = time.time()
-    try:
-        with _environment(_RAY_TRAIN_SETTINGS), follower.following(), _signals_held() as when_stopped:
-            _trainer(config, stage_run.work, task, resources, when_stopped).fit()
-    except Exception as error:
-        from tatara.train.failures import as_training_error
-
-        raise as_training_error(error, max(0, follower.starts - 1)) from error
-    if follower.first_step_time is not None:
-        follower.first_step_time -= started
-
-
-def _trainer(
-    config: PretrainConfig,
-    work: Path,
-    task: WorkerTask,
-    resources: dict[str, float],
-    when_stopped: Callable[[Callable[[], None]], None],
-) -> Any:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from tatara.train.failures import StopOnOwnErrors
-    from tatara.train.pretrain_worker import train
-
-    class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Stop in our way: Ray's handler would stay after the run, and only knows SIGINT."""
-            when_stopped(lambda: ray.kill(controller))
-
-    on_gpu = "GPU" in resources
-    storage = work / "ray-train"
-    shutil.rmtree(storage, ignore_errors=True)
-    return Trainer(
-        train,
-        train_loop_config=vars(task),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            # A new name each time: Ray Train would otherwise look for a state of its own to continue.
-            name=f"pretrain-{uuid.uuid4().hex[:8]}",
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[StopOnOwnErrors()],
-            # A worker that reserved no GPU must not find one.
-            worker_runtime_env=None if on_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
-        ),
-    )
+def _spec(
+    config: PretrainConfig, plan: TrainingPlan, sources: Mapping[str, Path], initial: Path | None, tokenizer: str
+) -> ModelSpec:
+    """The architecture, and that the checkpoint to start from has the same one."""
+    chosen = config.model
+    if initial is not None:
+        directories.opened(initial)
+        before = ModelSpec.model_validate_json((initial / "model.json").read_text(encoding="utf-8"))
+        chosen = continued(chosen, before)
+        theirs = hashlib.sha256((initial / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()
+        if theirs != tokenizer:
+            raise ArtifactError(
+                f"the checkpoint to start from has tokenizer {theirs[:12]}, but the tokens were made with "
+                f"{tokenizer[:12]}: tokenize with the checkpoint's (tokenize --tokenizer {initial / 'tokenizer'})"
+            )
+    vocabulary = max(int(read_tokens_json(directory)["vocab_size"]) for directory in sources.values())
+    return chosen.resolve(vocabulary, longest_without_rope(plan))
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Let a stop signal end what the block waits for, and only then do what the signal does elsewhere.
-
-    Ray loses an exception that a signal handler raises while the main thread waits inside of Ray.
-
-    Yields:
-        Takes the function that ends the wait; before it is called, signals do what they did.
-    """
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    received: list[int] = []
-
-    def hold(stop: Callable[[], None]) -> None:
-        def handle(number: int, _: Any) -> None:
-            received.append(number)
-            stop()
-
-        for number in STOP_SIGNALS:
-            signal.signal(number, handle)
-
-    try:
-        yield hold
-    finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-        if received:
-            signal.raise_signal(received[0])
+def _newest(task: WorkerTask, stage_run: StageRun) -> Checkpoint | None:
+    return next(iter(Place(task.checkpoints).candidates(stage_run.log)), None)
 
 
-@contextlib.contextmanager
-def _environment(defaults: dict[str, str]) -> Iterator[None]:
-    added = [name for name in defaults if name not in os.environ]
-    os.environ.update({name: defaults[name] for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+def _epochs(plan: TrainingPlan) -> str:
+    return ", ".join(f"{name}: {epochs:.2f} epochs" for name, epochs in plan.epochs().items())
 
 
-def _gpus_per_worker(config: PretrainConfig) -> float:
-    import ray
-
-    if config.gpus_per_worker is not None:
-        return config.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+def _mixture(plan: TrainingPlan) -> dict[str, Any]:
+    """The mix of each phase, for the run report."""
+    phases = [
+        {
+            "name": phase.name,
+            "from_step": phase.from_step,
+            "until_step": phase.until_step,
+            "sequence_length": phase.sequence_length,
+            "shares": dict(phase.shares),
+            "epochs": epochs,
+        }
+        for phase, epochs in zip(plan.phases, plan.epochs_by_phase(), strict=True)
+    ]
+    return {"phases": phases, "epochs": plan.epochs()}
 
 
 def _write_payload(output: Path, final: Checkpoint, spec: ModelSpec, tokens: Path) -> None:
-    for name in ("model", "training.json", "losses.jsonl"):
+    listed = [str(file["path"]) for file in final.manifest["files"]]
+    if final.url:
+        remote.fetch(final, listed)
+    for name in (*listed, directories.MANIFEST):
         source, target = final.path / name, output / name
-        if source.is_dir():
-            shutil.copytree(source, target, copy_function=_link_or_copy)
-        else:
+        if name == directories.MANIFEST:
+            # The artifact has a manifest of its own under that name.
+            target = output / "checkpoint.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_file():
             _link_or_copy(source, target)
     shutil.copytree(tokens / "tokenizer", output / "tokenizer")
     (output / "model.json").write_text(json.dumps(spec.dump(), indent=1) + "\n", encoding="utf-8")
@@ -200,8 +147,8 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 
 def _summary(spec: ModelSpec, follower: Follower, final: Checkpoint) -> dict[str, Any]:
     records = list(read_losses(final.path / "losses.jsonl"))
-    losses = [record["loss"] for record in records if "loss" in record]
-    validations = [record["validation_loss"] for record in records if "validation_loss" in record]
+    losses = [record["loss"] for record in records if "loss" in record and math.isfinite(record["loss"])]
+    validations = [record for record in records if "validation_loss" in record]
     loss = statistics.fmean(losses[-_LOSS_WINDOW:])
     entropy = math.log(spec.vocab_size)
     summary = {
@@ -212,9 +159,10 @@ def _summary(spec: ModelSpec, follower: Follower, final: Checkpoint) -> dict[str
         "log_vocabulary": round(entropy, 5),
         "loss_drop": round(entropy - loss, 5),
         "restarts": max(0, follower.starts - 1),
+        "effective_training_time": round(follower.timeline.account().effective, 4),
     }
     if validations:
-        summary["validation_loss"] = validations[-1]
+        summary |= {name: value for name, value in validations[-1].items() if name.startswith("validation_loss")}
     if follower.speeds:
         summary["tokens_per_second"] = round(statistics.median(follower.speeds), 1)
     if follower.first_step_time is not None:

@@ -72,3 +72,56 @@ def test_the_manifest_lists_every_file(tmp_path):
     made = make(tmp_path, 4)
     listed = {file["path"]: file["size"] for file in json.loads((made.path / "manifest.json").read_text())["files"]}
     assert listed == {"losses.jsonl": 3, "model/weights": 7}
+
+
+def names(root):
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_every_nth_is_kept_for_ever(tmp_path):
+    for step in range(1, 10):
+        make(tmp_path, step)
+    checkpoint.prune(tmp_path, keep=2, keep_every=4)
+    assert [int(name[-2:]) for name in names(tmp_path)] == [4, 8, 9]
+
+
+def test_the_only_whole_one_is_never_deleted(tmp_path):
+    for step in (1, 2, 3):
+        make(tmp_path, step)
+    for step in (2, 3):
+        (tmp_path / f"step-0000000{step}" / "model" / "weights").unlink()
+    checkpoint.prune(tmp_path, keep=1)
+    assert checkpoint.newest(tmp_path, lambda _: None).step == 1
+    make(tmp_path, 4)
+    checkpoint.prune(tmp_path, keep=1)
+    assert names(tmp_path) == ["step-00000004"]
+
+
+def test_a_roll_back_discards_what_is_newer(tmp_path):
+    for step in (10, 20, 30):
+        make(tmp_path, step)
+    checkpoint.discard_after(tmp_path, 10)
+    assert names(tmp_path) == ["step-00000010"]
+
+
+def test_a_roll_back_that_was_killed_in_the_middle_holds(tmp_path, monkeypatch):
+    for step in (10, 20, 30):
+        make(tmp_path, step)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.discard_after(tmp_path, 10)
+    assert len(list(tmp_path.glob("step-*"))) == 2
+    lines = []
+    assert checkpoint.newest(tmp_path, lines.append).step == 10
+    assert "a roll back discarded it" in lines[0]
+    # Trained again up to the same steps: these count.
+    for step in (20, 30):
+        make(tmp_path, step, b"anew")
+        assert checkpoint.newest(tmp_path, print).step == step
+    checkpoint.prune(tmp_path, keep=3)
+    assert names(tmp_path) == ["step-00000010", "step-00000020", "step-00000030"]

@@ -1,4 +1,4 @@
-"""Checkpoints of a real engine: exact in the same layout, loadable in another, written while training goes on."""
+"""Checkpoints of a real engine: exact in the same layout, written while training goes on."""
 
 import pytest
 
@@ -36,20 +36,6 @@ def test_the_same_layout_continues_bit_for_bit(tokens, saved):
         assert step == 8
         assert before == [loss for loss, _, _ in losses[:8]]
         assert after == losses[8:]
-
-
-@pytest.mark.parametrize(
-    ("world", "layout"),
-    [(1, {}), (2, {"tp": 2}), (2, {"pp": 2}), (2, {"pp": 2, "virtual_stages": 2}), (2, {"cp": 2})],
-    ids=["one rank", "tp2", "pp2", "pp2 interleaved", "cp2"],
-)
-def test_another_layout_continues_up_to_rounding(tokens, saved, world, layout):
-    root, losses, _ = saved
-    step, _, after = run_ranks(world, engine_cases.load_and_train, tokens, layout, root, STEPS + 1)[0]
-    assert step == 8
-    assert after[0][0] == pytest.approx(losses[8][0], rel=1e-5)
-    reference = run_ranks(1, engine_cases.train, tokens, {}, STEPS + 1)[0][0]
-    assert after[1][0] == pytest.approx(reference[9][0], rel=1e-5)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_no_checkpoint(tokens, tmp_path):

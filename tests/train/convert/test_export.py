@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.hf_cases import stream
+from model.hf_cases import ARCHITECTURES, EXPERTS, stream
 from model.megatron_cases import layout, small_spec
 from model.ranks import run_ranks
 from tatara.errors import ArtifactError
 from tatara.train.convert.export_proof import proof_batches, prove
-from train import adapter_cases
 from train.convert import export_cases as cases
 
 
@@ -52,9 +51,7 @@ def test_the_files_hold_the_trained_weights_bit_for_bit(exported):
 def test_the_optimizer_in_a_checkpoint_is_left_behind(exported, tmp_path):
     payload = tmp_path / "payload"
     payload.mkdir()
-    run_ranks(2, adapter_cases.train_and_save, layout(tp=2), payload / "model")
-    (payload / "model.json").write_text(small_spec().model_dump_json())
-    cases.write_tokenizer(payload / "tokenizer")
+    run_ranks(2, cases.save_trained, payload, {"tp": 2})
     (proof,) = run_ranks(1, cases.export, payload, tmp_path / "out")
     assert proof["tensors"] == exported[1]["tensors"]
     trained, initial = (load_file(place / "model.safetensors") for place in (tmp_path / "out", exported[0]))
@@ -78,22 +75,54 @@ def test_the_directory_reads_and_writes_text(exported):
     assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.eos_token_id == 0
 
 
-@pytest.mark.parametrize(
-    ("world", "sizes", "changes"),
-    [
-        (2, {"pp": 2, "virtual_stages": 2}, {"dtype": "bfloat16"}),
-        (2, {"pp": 2}, {"tie_word_embeddings": True}),
-        (1, {}, {"num_query_groups": 1, "head_dim": 32}),
-    ],
-    ids=str,
-)
-def test_every_layout_and_architecture_exports(world, sizes, changes, tmp_path):
-    run_ranks(world, cases.save_checkpoint, tmp_path / "payload", layout(**sizes), **changes)
-    (proof,) = run_ranks(1, cases.export, tmp_path / "payload", tmp_path / "out")
-    assert proof["max_abs_logit_diff"] <= 1e-4
-    assert proof["parameters"] == small_spec(**changes).parameter_count()
-    dtypes = {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()}
-    assert dtypes == {getattr(torch, changes.get("dtype", "float32"))}
+TENSOR = {"tp": 2, "sequence_parallel": True}
+CHECKPOINTS = {
+    "llama": ({"pp": 2, "virtual_stages": 2}, {"dtype": "bfloat16"}),
+    "llama tied": ({"pp": 2}, ARCHITECTURES["llama tied"]),
+    "qwen3": (TENSOR, ARCHITECTURES["qwen3"]),
+    "instella": (TENSOR, ARCHITECTURES["instella"]),
+    "mixtral": ({"ep": 2}, ARCHITECTURES["mixtral"]),
+    "qwen3 moe": (TENSOR | {"ep": 2}, ARCHITECTURES["qwen3 moe"]),
+    "glm4 moe": ({"pp": 2}, ARCHITECTURES["glm4 moe"]),
+}
+
+
+def test_every_architecture_exports_from_a_layout_of_its_own(tmp_path):
+    run_ranks(2, cases.save_checkpoints, tmp_path, CHECKPOINTS)
+    (proofs,) = run_ranks(1, cases.exports, tmp_path, {name: item[1] for name, item in CHECKPOINTS.items()})
+    for name, proof in proofs.items():
+        assert not isinstance(proof, str), f"{name}: {proof}"
+        assert proof["max_abs_logit_diff"] <= 1e-4, name
+        assert proof["same"], name
+        spec = small_spec(**CHECKPOINTS[name][1])
+        # An Instella is written with routers over its only expert.
+        routers = spec.num_layers * spec.hidden_size if name == "instella" else 0
+        assert proof["parameters"] == spec.parameter_count() + routers, name
+
+
+def test_without_a_proof_every_tensor_is_still_accounted_for(checkpoint, exported, tmp_path):
+    (proof,) = run_ranks(1, cases.export, checkpoint, tmp_path / "out", proof_tokens=0)
+    assert proof == {name: exported[1][name] for name in proof}
+    assert "max_abs_logit_diff" not in proof
+    payload = Path(shutil.copytree(checkpoint, tmp_path / "payload"))
+    described_with(num_layers=5)(payload)
+    (said,) = run_ranks(1, cases.export, payload, tmp_path / "wrong", proof_tokens=0)
+    assert "of shape [4, 64], but the model of model.json has [5, 64]" in said
+
+
+def test_a_few_tensors_are_in_memory_at_a_time(tmp_path):
+    moe = EXPERTS | {"num_experts": 64}
+    run_ranks(2, cases.save_checkpoint, tmp_path / "payload", layout(ep=2), moe=moe)
+    ((most, largest),) = run_ranks(1, cases.memory, tmp_path / "payload", tmp_path)
+    assert small_spec(moe=moe).parameter_count() * 4 > 40 * largest
+    assert 0 < most <= 4 * largest
+
+
+def test_a_model_that_no_architecture_holds_is_refused(checkpoint, tmp_path):
+    payload = Path(shutil.copytree(checkpoint, tmp_path / "payload"))
+    described_with(qk_norm="full", rms_norm_eps=1e-6)(payload)
+    (said,) = run_ranks(1, cases.export, payload, tmp_path / "out")
+    assert said.startswith("ConfigError: rms_norm_eps=1e-06 has no place in Hugging Face's OlmoeForCausalLM")
 
 
 def test_a_large_model_becomes_several_files_with_an_index(checkpoint, exported, tmp_path):

@@ -129,3 +129,53 @@ def test_tokens_json_must_say_what_training_needs(tmp_path):
     (tmp_path / "tokens.json").write_text(json.dumps({"vocab_size": 5}))
     with pytest.raises(DataError, match="lacks sequence_length"):
         read_tokens_json(tmp_path)
+
+
+def test_a_token_outside_the_vocabulary_is_named(tmp_path):
+    write_split(tmp_path, "train", [[1, 2, 3, 0], [4, 250, 6, 0]])
+    fits = PackedTokens(tmp_path, "train", SEQUENCE, vocab_size=251)
+    assert fits.batch([0]).tokens.max() == 250
+    tight = PackedTokens(tmp_path, "train", SEQUENCE, vocab_size=250)
+    with pytest.raises(DataError, match=r"train.bin: document 1 has the token 250, but the vocabulary has 250 tokens"):
+        tight.batch([0])
+
+
+def test_loss_weights_belong_to_targets(tmp_path):
+    texts = documents(20, seed=3)
+    write_split(tmp_path, "train", texts)
+    plain = PackedTokens(tmp_path, "train", SEQUENCE)
+    rng = np.random.default_rng(0)
+    weights = rng.choice([0.0, 0.5, -1.25, 3.0], sum(map(len, texts))).astype(np.float16)
+    weights.tofile(tmp_path / "train-weights.bin")
+    weighed = PackedTokens(tmp_path, "train", SEQUENCE)
+    every = range(plain.num_bins)
+    batch, unweighed = weighed.batch(every), plain.batch(every)
+    starts = np.cumsum([0, *map(len, texts)])
+    expected = np.zeros_like(batch.loss_weights)
+    used = np.zeros(plain.num_bins, int)
+    for each, document, offset, length in pack(segments([len(text) for text in texts], SEQUENCE), SEQUENCE):
+        first = starts[document] + offset
+        expected[each, used[each] : used[each] + length - 1] = weights[first + 1 : first + length]
+        used[each] += length - 1
+    assert (batch.loss_weights == expected).all()
+    assert (batch.tokens == unweighed.tokens).all()
+    assert set(np.unique(unweighed.loss_weights)) == {0.0, 1.0}
+
+    weights[-1] = np.nan
+    weights.tofile(tmp_path / "train-weights.bin")
+    with pytest.raises(DataError, match=r"train-weights.bin: document 19 has a loss weight that is not a finite"):
+        PackedTokens(tmp_path, "train", SEQUENCE).batch(every)
+    weights[:-1].tofile(tmp_path / "train-weights.bin")
+    with pytest.raises(DataError, match=r"train-weights.bin has .* one float16 for each"):
+        PackedTokens(tmp_path, "train", SEQUENCE)
+
+
+def test_many_rows_and_rows_of_padding_equal_one_by_one(packed):
+    bins = [EMPTY_BIN, *range(packed.num_bins), EMPTY_BIN, 0]
+    together = packed.batch(bins)
+    for row, each in enumerate(bins):
+        alone = packed.batch([each])
+        assert all((vars(together)[name][row] == array[0]).all() for name, array in vars(alone).items())
+        if each != EMPTY_BIN:
+            assert packed.targets(np.array([each])) == alone.loss_weights.sum()
+    assert len(packed.batch([])) == 0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tatara.train.feed.positions import bins_at, rank_slice, step_positions
+from tatara.train.feed.positions import bins_at, index_of, rank_slice, step_positions
 
 
 @given(bins=st.integers(1, 700), seed=st.integers(-5, 5), epoch=st.integers(0, 3))
@@ -33,6 +33,13 @@ def test_any_position_alone_gives_what_it_gives_in_a_crowd(bins, position):
     assert crowd[2] == bins_at(range(position + 2, position + 3), bins, seed=3)[0]
     assert crowd.min() >= 0
     assert crowd.max() < bins
+
+
+@given(bins=st.integers(1, 10**12), epoch=st.integers(0, 10**6), place=st.integers(0, 10**12), seed=st.integers(-2, 2))
+def test_the_place_of_a_bin_can_be_found_again(bins, epoch, place, seed):
+    position = epoch * bins + place % bins
+    found = bins_at(range(position, position + 1), bins, seed)
+    assert index_of(found, epoch, bins, seed) == place % bins
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

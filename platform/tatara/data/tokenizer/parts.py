@@ -1,7 +1,7 @@
 """Documents in Parquet files, read in bounded memory: looked over, counted and turned into tokens, a task per file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +21,7 @@ from tatara.data.tokenizer.splits import Split
 
 SPLITS = ("train", "validation")
 _ROWS = 256
+_GROUP_ROWS = 65_536
 _BATCH_BYTES = 8_000_000
 
 
@@ -162,6 +163,41 @@ def encode_part(url: str, held_out: NDArray[np.bool_], encoding: Encoding, stem:
             np.save(lengths_file(stem, name), np.concatenate(lengths, axis=1))
     record: dict[str, Any] = {"url": url, "engine": encoding.engine}
     storage.replace_bytes(summary, json.dumps(record).encode())
+
+
+def write_documents(path: Path, chosen: Sequence[tuple[str, NDArray[np.bool_]]]) -> None:
+    """Write which document of the user's each sequence of a token file is: Parquet with number, id and source.
+
+    Args:
+        path: The file to write.
+        chosen: Files of documents, and which of each are in the token file, in its order.
+    """
+    schema = pa.schema([("number", pa.int64()), ("id", pa.string()), ("source", pa.string())])
+    first = 0
+    with storage.errors_named(str(path), "write"), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for rows in _named(chosen):
+            numbers = pa.array(np.arange(first, first + len(rows)))
+            writer.write_batch(pa.record_batch([numbers, rows["id"], rows["source"]], schema=schema))
+            first += len(rows)
+
+
+def _named(chosen: Sequence[tuple[str, NDArray[np.bool_]]]) -> Iterator[pa.RecordBatch]:
+    """Ids and sources of chosen documents, as many at a time as a group of rows should have."""
+    held: list[pa.Table] = []
+    for url, mask in chosen:
+        first = 0
+        for batch in _batches(url, ["id", "source"]):
+            mine = pa.array(mask[first : first + len(batch)])
+            first += len(batch)
+            known = "source" in batch.schema.names
+            source = pc.fill_null(batch["source"], "unknown") if known else pa.array(["unknown"] * len(batch))
+            table = pa.table({"id": batch["id"].cast(pa.string()), "source": source.cast(pa.string())})
+            held.append(table.filter(mine))
+            if sum(map(len, held)) >= _GROUP_ROWS:
+                yield from pa.concat_tables(held).combine_chunks().to_batches()
+                held = []
+    if held:
+        yield from pa.concat_tables(held).combine_chunks().to_batches()
 
 
 def lengths_file(stem: Path, split: str) -> Path:

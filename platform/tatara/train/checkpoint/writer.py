@@ -1,36 +1,36 @@
-"""Megatron distributed checkpoints, written while training goes on.
+"""Checkpoints that are written while training goes on.
+
+A save plans nothing with other ranks: each knows what it writes (`state`). A thread copies it (`staging`), writes it
+and hashes it on the way (`files`), and uploads it where the root is an object store. When every rank has done so, a
+thread of rank 0 writes the index, publishes and prunes. Training only stands still for a few small messages.
 
 Megatron's own asynchronous path forks the trainer, which needs seconds the first time and is not safe next to the
-threads of gloo, Ray and OpenMP. The plan it makes is used here; the files are written by a thread from a copy of the
-tensors, and the finish (gathering what was written, the metadata) happens between two steps on all ranks.
+threads of gloo, Ray and OpenMP.
 """
 
+import collections
 import json
-import queue
+import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
-from torch.distributed.checkpoint.api import CheckpointException
 
-from tatara import storage
-from tatara.errors import StorageError
-from tatara.train.checkpoint import directories as checkpoint
-from tatara.train.checkpoint.directories import Checkpoint
-from tatara.train.engine import SHARDING, Engine
+from tatara.errors import StorageError, TataraError
+from tatara.train.checkpoint import state
+from tatara.train.checkpoint.averages import WeightAverage
+from tatara.train.checkpoint.files import Slab, Stored, write_bytes, write_index, write_slabs
+from tatara.train.checkpoint.loading import OPTIMIZER, load, random_file, random_state
+from tatara.train.checkpoint.places import Place
+from tatara.train.checkpoint.staging import Staging
+from tatara.train.engine import Engine
 
-# One file per rank: a second writer thread would only compete with training.
-_WRITER_THREADS = 1
+__all__ = ["CheckpointWriter", "Failed", "Written", "load"]
 
 
 @dataclass(frozen=True)
@@ -44,175 +44,248 @@ class Written:
     """From the start to the publication."""
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A checkpoint that could not be written; nothing of it is left. The same on all ranks."""
+
+    step: int
+    reason: str
+    """One line."""
+    blocked_seconds: float
+    """Time that training stood still for it, on this rank."""
+
+
+@dataclass
+class _Share:
+    """What one rank has written, or what went wrong."""
+
+    stored: list[Stored] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
+    failure: str | None = None
+
+
 @dataclass
 class _Pending:
+    """A checkpoint in the making."""
+
     partial: Path
     step: int
-    description: dict[str, Any]
-    request: Any
-    thread: threading.Thread
+    training: dict[str, Any]
+    losses: str
+    share: _Share
     started: float
-    blocked: float
+    waited: float
+    blocked: float = 0.0
+    thread: threading.Thread | None = None
+    publishing: bool = False
 
 
 class CheckpointWriter:
     """Writes checkpoints of one engine. Every method is collective over all ranks."""
 
-    def __init__(self, engine: Engine, root: Path, keep: int) -> None:
-        """Prepare to write below ``root``, keeping the newest ``keep`` checkpoints.
+    def __init__(
+        self,
+        engine: Engine,
+        root: Path | str,
+        keep: int,
+        *,
+        keep_every: int = 0,
+        averages: Sequence[WeightAverage] = (),
+    ) -> None:
+        """Prepare to write below ``root``.
 
         Nothing else may write there: what earlier attempts left half written is deleted with each publication.
-        """
-        self._engine, self._root, self._keep = engine, root, keep
-        self._strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=_WRITER_THREADS)
-        self._validated = False
-        self._pending: _Pending | None = None
-        # Megatron starts a manager process for this queue, to reach across a fork; a thread needs none.
-        filesystem_async._results_queue = queue.Queue()
 
-    def save(self, step: int, training: dict[str, Any], losses: Sequence[dict[str, Any]]) -> Written | None:
-        """Start to write a checkpoint; returns the one before if it had to be waited for.
+        Args:
+            engine: What is saved.
+            root: A directory that all ranks see, or the URL of an object store.
+            keep: How many of the newest checkpoints to keep.
+            keep_every: Checkpoints of steps that are a multiple of this are kept for ever; 0 means none are.
+            averages: Averages of the weights to save too.
+        """
+        self._engine, self._place, self._averages = engine, Place(str(root)), averages
+        self._keep, self._keep_every = keep, keep_every
+        self._tensors = state.tensors_of(engine)
+        self._empty = state.empty_objects_of(engine)
+        self._staging = Staging(engine)
+        self._pending: _Pending | None = None
+        self._first = dist.get_rank() == 0
+
+    def save(self, step: int, training: dict[str, Any], losses: Sequence[dict[str, Any]]) -> Written | Failed | None:
+        """Start to write a checkpoint; returns what became of the one before if it had to be waited for.
 
         Args:
             step: Steps trained so far.
-            training: JSON-able state for ``training.json`` and the manifest; only rank 0's is written.
+            training: JSON-able state for ``training.json`` and the manifest; only rank 0's is written. ``layout`` is
+                what a resume compares, ``model`` and ``tokenizer`` are what a load checks.
             losses: One JSON-able record per step for ``losses.jsonl``; only rank 0's are written.
-
-        Raises:
-            StorageError: The disk is full, or cannot be written.
         """
-        finished = self.finish()
-        with storage.errors_named(str(self._root), "write a checkpoint to"):
-            self._pending = self._start(step, training, losses)
+        finished = self._finish()
+        started, waited = time.perf_counter(), self._staging.waited
+        partial, failure = self._begin(step)
+        # Written as text at once: the caller goes on to change them.
+        lines = "".join(json.dumps(record) + "\n" for record in losses) if self._first else ""
+        kept = json.loads(json.dumps(training)) if self._first else {}
+        pending = _Pending(partial, step, kept, lines, _Share(failure=failure), started, waited)
+        if failure is None:
+            slabs = state.slabs_to_write(self._tensors, [average.ranges() for average in self._averages])
+            pending.share.empty = self._empty
+            pending.share.steps = state.steps_of(self._tensors)
+            self._staging.begin()
+            pending.thread = threading.Thread(
+                target=self._write, args=(pending, slabs, random_state()), name=f"checkpoint-{step}", daemon=True
+            )
+            pending.thread.start()
+        pending.blocked = time.perf_counter() - started
+        self._pending = pending
         return finished
 
-    def _start(self, step: int, training: dict[str, Any], losses: Sequence[dict[str, Any]]) -> _Pending:
-        started = time.perf_counter()
-        partial = self._begin(step)
-        state = self._engine.sharded_state(loading=False)
-        state["rng"] = _random_state()
-        request = dist_checkpointing.save(
-            state,
-            str(partial / "model"),
-            self._strategy,
-            validate_access_integrity=not self._validated,
-            async_sharded_save=True,
-            content_metadata=dict(SHARDING),
-        )
-        self._validated = True
-        # Megatron stages with `Tensor.to("cpu")`, no copy on a CPU: the next step would change what is written.
-        buckets = _copied(request.async_fn_args[1]) if request.async_fn is not None else []
-        if dist.get_rank() == 0:
-            (partial / "training.json").write_text(json.dumps(training, indent=1), encoding="utf-8")
-            lines = "".join(json.dumps(record) + "\n" for record in losses)
-            (partial / "losses.jsonl").write_text(lines, encoding="utf-8")
-        thread = threading.Thread(target=_write, args=(request, buckets), name=f"checkpoint-{step}", daemon=True)
-        thread.start()
-        return _Pending(partial, step, training, request, thread, started, time.perf_counter() - started)
-
-    def poll(self) -> Written | None:
-        """Publish the checkpoint in the making if every rank has written its part; call between steps."""
-        if self._pending is None:
+    def poll(self) -> Written | Failed | None:
+        """See whether the checkpoint in the making is ready, and take the next step if it is; call between steps."""
+        pending = self._pending
+        if pending is None:
             return None
         started = time.perf_counter()
-        done = torch.tensor(0 if self._pending.thread.is_alive() else 1, device=self._engine.device)
+        alive = pending.thread is not None and pending.thread.is_alive()
+        done = torch.tensor(0 if alive else 1, device=self._engine.device)
         dist.all_reduce(done, op=dist.ReduceOp.MIN)
-        self._pending.blocked += time.perf_counter() - started
-        return self.finish() if int(done) else None
+        outcome = self._advance(pending) if int(done) else None
+        return self._told(pending, outcome, started)
 
     def finish(self) -> Written | None:
         """Wait for the checkpoint in the making, if there is one, and publish it.
 
         Raises:
-            StorageError: A rank could not write its part; it is told on rank 0.
+            StorageError: It could not be written.
         """
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return None
-        started = time.perf_counter()
-        pending.thread.join()
-        with storage.errors_named(str(self._root), "write a checkpoint to"):
-            _finalise(pending.request, self._root)
-            if dist.get_rank() == 0:
-                checkpoint.publish(pending.partial, pending.step, pending.description)
-                checkpoint.prune(self._root, self._keep)
+        outcome = self._finish()
+        if isinstance(outcome, Failed):
+            raise StorageError(outcome.reason)
+        return outcome
+
+    def discard_after(self, step: int) -> None:
+        """Make all checkpoints of later steps unusable, also the one in the making."""
+        self._finish()
+        if self._first:
+            self._place.discard_after(step)
         dist.barrier()
+
+    def _finish(self) -> Written | Failed | None:
+        while self._pending is not None:
+            pending, started = self._pending, time.perf_counter()
+            if pending.thread is not None:
+                pending.thread.join()
+            outcome = self._told(pending, self._advance(pending), started)
+            if outcome is not None:
+                return outcome
+        return None
+
+    def _told(self, pending: _Pending, outcome: str | None, started: float) -> Written | Failed | None:
+        """Account for the time; ``outcome`` is None while it goes on, empty for a success, otherwise the reason."""
         now = time.perf_counter()
-        return Written(pending.step, pending.blocked + now - started, now - pending.started)
+        pending.blocked += now - started
+        if outcome is None:
+            return None
+        self._pending = None
+        blocked = pending.blocked + self._staging.waited - pending.waited
+        if outcome:
+            return Failed(pending.step, outcome, blocked)
+        return Written(pending.step, blocked, now - pending.started)
 
-    def _begin(self, step: int) -> Path:
-        path: list[Any] = [checkpoint.begin(self._root, step) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(path, src=0)
-        return Path(path[0])
+    def _begin(self, step: int) -> tuple[Path, str | None]:
+        told: list[Any] = [None, None]
+        if self._first:
+            try:
+                told[0] = self._place.begin(step)
+            except (OSError, TataraError) as error:
+                told[1] = f"cannot write a checkpoint to {self._place.root}: {_said(error)}"
+        dist.broadcast_object_list(told, src=0)
+        return told[0], told[1]
+
+    def _write(self, pending: _Pending, slabs: list[Slab], random: bytes) -> None:
+        """Write this rank's part; in a thread of its own."""
+        share, rank = pending.share, dist.get_rank()
+        # Until the end is reached: whatever ends this thread must not pass for a success.
+        share.failure = self._reason(rank, RuntimeError("its writer ended, see what it printed"))
+        try:
+            copied = self._staging.copy(slabs)
+            self._place.prepare(pending.partial)
+            names = [random_file(rank)]
+            (pending.partial / "random").mkdir(exist_ok=True)
+            share.files.append(_listed(pending.partial, names[0], write_bytes(pending.partial / names[0], random)))
+            if copied:
+                names.append(f"model/__{rank}_0.distcp")
+                share.stored, digest = write_slabs(pending.partial / names[1], copied)
+                share.files.append(_listed(pending.partial, names[1], digest))
+            self._place.deliver(pending.partial, names)
+            share.failure = None
+        except (OSError, RuntimeError, TataraError) as error:
+            share.failure = self._reason(rank, error)
+
+    def _reason(self, rank: int, error: BaseException) -> str:
+        question = ", is the disk full?" if isinstance(error, OSError) else ""
+        what = f"cannot write a checkpoint to {self._place.root}"
+        return f"{what}: rank {rank} could not write its part{question} ({_said(error)})"
+
+    def _advance(self, pending: _Pending) -> str | None:
+        """From written to being published, and from there to an outcome."""
+        if not pending.publishing:
+            shares: list[Any] | None = [None] * dist.get_world_size() if self._first else None
+            dist.gather_object(pending.share, shares, dst=0)
+            pending.publishing, pending.thread = True, None
+            if shares is not None:
+                pending.share = _Share()
+                pending.thread = threading.Thread(target=self._publish, args=(pending, shares), daemon=True)
+                pending.thread.start()
+            return None
+        told = [pending.share.failure if self._first else None]
+        dist.broadcast_object_list(told, src=0)
+        if told[0] and pending.partial is not None:
+            shutil.rmtree(pending.partial, ignore_errors=True)
+        return told[0] or ""
+
+    def _publish(self, pending: _Pending, shares: Sequence[_Share]) -> None:
+        """Make what all ranks have written a checkpoint; in a thread of rank 0."""
+        failure = next((share.failure for share in shares if share.failure), None)
+        pending.share.failure = failure or self._reason(0, RuntimeError("its publisher ended, see what it printed"))
+        try:
+            if failure is None:
+                files = [file for share in shares for file in share.files] + self._write_common(pending, shares)
+                self._place.publish(pending.partial, pending.step, pending.training, files)
+                self._place.prune(self._keep, self._keep_every)
+        except (OSError, RuntimeError, TataraError) as error:
+            failure = self._reason(0, error)
+        pending.share.failure = failure
+
+    def _write_common(self, pending: _Pending, shares: Sequence[_Share]) -> list[dict[str, Any]]:
+        small = {
+            "training.json": json.dumps(pending.training, indent=1),
+            "losses.jsonl": pending.losses,
+            OPTIMIZER: json.dumps(_steps([share.steps for share in shares])),
+        }
+        partial = pending.partial
+        self._place.prepare(partial)
+        files = [_listed(partial, name, write_bytes(partial / name, text.encode())) for name, text in small.items()]
+        stored = [each for share in shares for each in share.stored]
+        empty = [name for share in shares for name in share.empty]
+        hashes = write_index(partial / "model", stored, {"format": "tatara"}, empty)
+        return files + [_listed(partial, f"model/{name}", digest) for name, digest in hashes.items()]
 
 
-def load(engine: Engine, found: Checkpoint) -> dict[str, Any]:
-    """Load a checkpoint, taken in any layout, into an engine; collective over all ranks.
-
-    Random state is taken over where the layout is the same; in another layout it starts from the engine's seed.
-
-    Returns:
-        What was given to `CheckpointWriter.save` as ``training``.
-    """
-    training: dict[str, Any] = json.loads((found.path / "training.json").read_text(encoding="utf-8"))
-    state = engine.sharded_state(loading=True)
-    same_layout = training["layout"] == engine.layout.dump()
-    if same_layout:
-        state["rng"] = _random_state()
-    loaded = dist_checkpointing.load(state, str(found.path / "model"), ("torch_dist", 1))
-    engine.load_state(loaded)
-    if same_layout:
-        torch.set_rng_state(loaded["rng"]["cpu"])
-        if "cuda" in loaded["rng"]:
-            torch.cuda.set_rng_state(loaded["rng"]["cuda"])
-        get_cuda_rng_tracker().set_states(loaded["rng"]["tracker"])
-    return training
+def _said(error: BaseException) -> str:
+    # Not the name of a private directory.
+    told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(told.split())
 
 
-def _finalise(request: Any, root: Path) -> None:
-    """Gather what every rank wrote, on rank 0."""
-    try:
-        for finalise in request.finalize_fns:
-            finalise()
-    except CheckpointException as error:
-        # torch's archive writer tells a full disk as an unexpected position in the file.
-        rank, (cause, _) = next(iter(error.failures.items()))
-        told = str(cause).splitlines()[-1] if str(cause) else type(cause).__name__
-        raise StorageError(
-            f"cannot write a checkpoint to {root}: rank {rank} could not write its part, is the disk full? ({told})"
-        ) from error
+def _listed(partial: Path, name: str, digest: str) -> dict[str, Any]:
+    return {"path": name, "size": (partial / name).stat().st_size, "hash": digest}
 
 
-def _random_state() -> ShardedObject:
-    state = {"cpu": torch.get_rng_state(), "tracker": get_cuda_rng_tracker().get_states()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return ShardedObject("rng", state, (dist.get_world_size(),), (dist.get_rank(),), replica_id=0)
-
-
-def _copied(buckets: Sequence[Any]) -> list[Any]:
-    return [
-        (name, key, (objects, [(item, tensor.detach().to("cpu", copy=True)) for item, tensor in tensors]))
-        for name, key, (objects, tensors) in buckets
-    ]
-
-
-def _write(request: Any, buckets: Sequence[Any]) -> None:
-    """Do in this thread what Megatron's `write_preloaded_data_multiproc` does in forked processes."""
-    transforms = request.async_fn.args[0] if request.async_fn is not None else []
-    results: dict[int, Any] | Exception = {}
-    for index, bucket in enumerate(buckets):
-        answers: queue.Queue[tuple[int, Any]] = queue.Queue()
-        running: queue.Queue[int] = queue.Queue()
-        running.put(index)
-        filesystem_async.FileSystemWriterAsync.write_preloaded_data(
-            transforms, index, bucket, answers, running, use_fsync=True
-        )
-        _, answer = answers.get()
-        if isinstance(answer, Exception):
-            results = answer
-            break
-        assert isinstance(results, dict)
-        results[index] = answer
-    if request.async_fn is not None:
-        request.async_fn_args[2].put(results)
+def _steps(shares: Sequence[dict[str, int]]) -> dict[str, Any]:
+    """The steps that parameters were updated; those that differ from most by name."""
+    every = {name: step for share in shares for name, step in share.items()}
+    usual = collections.Counter(every.values()).most_common(1)[0][0] if every else 0
+    return {"step": usual, "other": {name: step for name, step in sorted(every.items()) if step != usual}}

@@ -1,18 +1,19 @@
 """Proves that exported files compute what the Megatron model computes, by loading them as a stranger would."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from tatara.errors import ArtifactError
-from tatara.model.hf import hf_shapes
+from tatara.model.hf_names import hf_shapes
+from tatara.model.safetensors_files import TensorDirectory
 from tatara.model.spec import ModelSpec
 
 TEXT = (
@@ -49,27 +50,12 @@ def prove(
         ArtifactError: A tensor is missing, unknown or of another shape; the number of parameters is not the
             architecture's; or a logit differs by more than the tolerance.
     """
-    files = sorted(directory.glob("*.safetensors"))
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    shapes = hf_shapes(spec)
-    if found != shapes:
-        wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
-        raise ArtifactError(f"the export is not the model that was trained: {len(wrong)} tensors differ, {wrong[0]}")
-    disable_progress_bar()
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
-    )
-    problems = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
-    if problems:
-        kind, names = next(iter(problems.items()))
-        raise ArtifactError(f"transformers cannot load the export completely: {kind}: {', '.join(names[:3])}")
+    counted = account(directory, spec)
+    model = load_transformers(directory, torch.float32)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if parameters != spec.parameter_count():
-        raise ArtifactError(f"the export has {parameters} parameters, the model {spec.parameter_count()}")
-    difference = compare(model.eval(), batches, expected)
+    if parameters != counted["parameters"]:
+        raise ArtifactError(f"transformers counts {parameters} parameters in the export, not {counted['parameters']}")
+    difference = compare(model, batches, expected)
     # Written so that NaN fails.
     if not difference.largest <= tolerance:
         raise ArtifactError(
@@ -77,15 +63,49 @@ def prove(
             f"more than tolerance {tolerance:.0e}, over {difference.tokens} tokens"
         )
     return {
-        "tensors": len(found),
-        "parameters": parameters,
-        "missing_tensors": len(loading["missing_keys"]),
-        "unexpected_tensors": len(loading["unexpected_keys"]),
+        **counted,
         "max_abs_logit_diff": difference.largest,
         "tolerance": tolerance,
         "tokens_compared": difference.tokens,
+    }
+
+
+def account(directory: Path, spec: ModelSpec) -> dict[str, Any]:
+    """Compare the tensors in the files with those of the architecture, without reading them.
+
+    Raises:
+        ArtifactError: One is missing, unknown or of another shape.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    found, shapes = TensorDirectory(directory).shapes(), hf_shapes(spec)
+    if found != shapes:
+        wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
+        raise ArtifactError(f"the export is not the model that was trained: {len(wrong)} tensors differ, {wrong[0]}")
+    return {
+        "tensors": len(found),
+        # The bias of a router is none.
+        "parameters": sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith("_bias")),
+        "missing_tensors": 0,
+        "unexpected_tensors": 0,
         "sha256": {file.name: _sha256(file) for file in files},
     }
+
+
+def load_transformers(directory: Path, dtype: torch.dtype) -> Any:
+    """The model of a directory as transformers loads it, ready to compute.
+
+    Raises:
+        ArtifactError: A tensor is missing, unknown, or could not be converted.
+    """
+    disable_progress_bar()
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, output_loading_info=True, local_files_only=True
+    )
+    problems = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
+    if problems:
+        kind, names = next(iter(problems.items()))
+        raise ArtifactError(f"transformers cannot load {directory} completely: {kind}: {', '.join(names[:3])}")
+    return model.eval()
 
 
 def compare(model: Any, batches: list[torch.Tensor], expected: list[torch.Tensor]) -> Difference:

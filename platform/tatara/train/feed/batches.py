@@ -1,8 +1,7 @@
 """From packed, tokenised documents to batches: memory-mapped, read without torch, checked before training."""
 
 import json
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tatara.errors import DataError
+from tatara.train.feed.token_file import TokenFile
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
+# Rows that are written at once: more do not fit into a core's cache, which takes several times as long.
+_ROWS = 16
+
 EMPTY_BIN = -1
 """Stands for a row of padding: it fills a last, short batch and carries no loss."""
-
-_INDEX_MAGIC = b"MMIDIDX\x00\x00"
-_INDEX_HEADER = struct.Struct("<9sQBQQ")
-# The codes of megatron/core/datasets/indexed_dataset.py (DType) that can hold token ids.
-_INDEX_DTYPES: dict[int, type[Any]] = {1: np.uint8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Batch:
     targets: Int64
     """The token that follows each input within its document."""
     loss_weights: Float32
-    """1 where the target counts, 0 on padding."""
+    """How much each target counts: 1, or any other number where the data has weights; 0 on padding."""
     position_ids: Int64
     """Position within the segment; restarts at 0 with every segment."""
     document_ids: Int64
@@ -48,45 +46,6 @@ class Batch:
             Batch(**{name: array[start : start + micro_batch_size] for name, array in vars(self).items()})
             for start in range(0, len(self), micro_batch_size)
         ]
-
-
-class TokenFile:
-    """One Megatron ``IndexedDataset`` (``.bin`` and ``.idx``), memory-mapped; a sequence in it is a document."""
-
-    def __init__(self, prefix: Path) -> None:
-        """Open ``<prefix>.bin`` and ``<prefix>.idx``.
-
-        Raises:
-            DataError: A file is missing, is no index, or the two do not belong together.
-        """
-        self.path = Path(f"{prefix}.bin")
-        index = Path(f"{prefix}.idx")
-        try:
-            raw = np.memmap(index, mode="r") if index.stat().st_size else np.zeros(0, np.uint8)
-            size = self.path.stat().st_size
-        except OSError as error:
-            raise DataError(f"cannot read the tokens at {prefix}: {error}") from None
-        if len(raw) < _INDEX_HEADER.size:
-            raise DataError(f"{index} is cut short: {len(raw)} bytes hold no index header")
-        magic, version, code, count, documents = _INDEX_HEADER.unpack_from(raw[: _INDEX_HEADER.size].tobytes())
-        if magic != _INDEX_MAGIC or version != 1 or code not in _INDEX_DTYPES:
-            raise DataError(f"{index} is not a Megatron index of token ids (version {version}, type code {code})")
-        expected = _INDEX_HEADER.size + 12 * count + 8 * documents
-        if len(raw) < expected:
-            raise DataError(f"{index} is cut short: {len(raw)} bytes, {count} documents need {expected}")
-        self.dtype = np.dtype(_INDEX_DTYPES[code])
-        start = _INDEX_HEADER.size
-        self.lengths: npt.NDArray[np.int32] = np.frombuffer(raw, np.int32, count, start)
-        self._pointers: Int64 = np.frombuffer(raw, np.int64, count, start + 4 * count)
-        needed = int((self._pointers + self.lengths.astype(np.int64) * self.dtype.itemsize).max(initial=0))
-        if size < needed:
-            raise DataError(f"{self.path} is cut short: {size} bytes, its index needs {needed}")
-        self._tokens = np.memmap(self.path, dtype=self.dtype, mode="r") if size else np.zeros(0, self.dtype)
-
-    def read(self, document: int, offset: int, length: int) -> npt.NDArray[Any]:
-        """Tokens ``[offset, offset + length)`` of a document, shape ``[length]``, without a copy."""
-        start = int(self._pointers[document]) // self.dtype.itemsize + offset
-        return self._tokens[start : start + length]
 
 
 @dataclass(frozen=True)
@@ -150,16 +109,36 @@ def read_packing(path: Path, sequence_length: int) -> Packing:
     return Packing(documents, offsets, lengths, starts.astype(np.int64))
 
 
+def _read_weights(path: Path, tokens: TokenFile) -> npt.NDArray[np.float16] | None:
+    if not path.exists():
+        return None
+    size = path.stat().st_size
+    if size != 2 * len(tokens):
+        raise DataError(
+            f"{path} has {size} bytes, but the {len(tokens)} tokens of {tokens.path} need {2 * len(tokens)}: one "
+            "float16 for each; write the weights again"
+        )
+    return np.memmap(path, dtype=np.float16, mode="r") if size else np.zeros(0, np.float16)
+
+
 class PackedTokens:
     """One split of a ``tokens`` artifact: rows of packed documents by bin number."""
 
-    def __init__(self, directory: Path, split: str, sequence_length: int) -> None:
-        """Open ``<split>.bin``, ``<split>.idx`` and ``<split>-packing.parquet``.
+    def __init__(self, directory: Path, split: str, sequence_length: int, vocab_size: int | None = None) -> None:
+        """Open ``<split>.bin``, ``<split>.idx``, ``<split>-packing.parquet`` and, if it is there, the loss weights.
+
+        ``<split>-weights.bin`` holds a float16 for every token of ``<split>.bin``: what the token weighs as a target.
+
+        Args:
+            directory: Payload of the artifact.
+            split: ``train`` or ``validation``.
+            sequence_length: Pairs that fit into one bin.
+            vocab_size: Tokens that the model knows; a batch with any other is refused. None checks nothing.
 
         Raises:
             DataError: A file is missing or damaged, or the plan points outside the documents.
         """
-        self.sequence_length = sequence_length
+        self.sequence_length, self.vocab_size = sequence_length, vocab_size
         self.packing = read_packing(directory / f"{split}-packing.parquet", sequence_length)
         self.tokens = TokenFile(directory / split)
         plan, lengths = self.packing, self.tokens.lengths
@@ -167,6 +146,10 @@ class PackedTokens:
             raise DataError(f"the packing plan of {split} names documents that {self.tokens.path} does not hold")
         if (plan.offsets + plan.lengths > lengths[plan.documents]).any():
             raise DataError(f"the packing plan of {split} reaches past the end of a document in {self.tokens.path}")
+        self.weights_path = directory / f"{split}-weights.bin"
+        self._weights = _read_weights(self.weights_path, self.tokens)
+        before = np.concatenate([[0], np.cumsum(plan.lengths - 1)])
+        self._pairs_before: Int64 = before[plan.starts]
 
     @property
     def num_bins(self) -> int:
@@ -174,30 +157,87 @@ class PackedTokens:
         return self.packing.num_bins
 
     def batch(self, bins: Sequence[int] | Int64) -> Batch:
-        """The rows of the given bins, in their order; `EMPTY_BIN` gives a row of padding."""
-        shape = (len(bins), self.sequence_length)
-        tokens, targets, positions = (np.zeros(shape, np.int64) for _ in range(3))
-        weights = np.zeros(shape, np.float32)
-        documents = np.full(shape, -1, np.int64)
-        for row, each in enumerate(bins):
-            at = 0
-            for number, (document, offset, length) in enumerate(self._segments(int(each))):
-                run = self.tokens.read(document, offset, length)
-                end = at + length - 1
-                tokens[row, at:end] = run[:-1]
-                targets[row, at:end] = run[1:]
-                positions[row, at:end] = np.arange(length - 1)
-                documents[row, at:end] = number
-                weights[row, at:end] = 1.0
-                at = end
-        return Batch(tokens, targets, weights, positions, documents)
+        """The rows of the given bins, in their order; `EMPTY_BIN` gives a row of padding.
 
-    def _segments(self, each: int) -> Iterator[tuple[int, int, int]]:
-        if each == EMPTY_BIN:
+        Raises:
+            DataError: A token is not in the vocabulary, or a loss weight is not a number.
+        """
+        batch = empty_batch(len(bins), self.sequence_length)
+        self.fill(batch, np.arange(len(bins)), np.asarray(bins, np.int64))
+        return batch
+
+    def fill(self, batch: Batch, rows: Int64, bins: Int64) -> None:
+        """Write bins into rows of an empty batch; see `batch`.
+
+        Args:
+            batch: Of this split's sequence length.
+            rows: Where each bin goes, shape ``[n]``.
+            bins: Shape ``[n]``.
+        """
+        used = np.flatnonzero(bins != EMPTY_BIN)
+        for at in range(0, len(used), _ROWS):
+            some = used[at : at + _ROWS]
+            self._fill(batch, rows[some], bins[some])
+
+    def _fill(self, batch: Batch, rows: Int64, bins: Int64) -> None:
+        plan = self.packing
+        counts = plan.starts[bins + 1] - plan.starts[bins]
+        number = _ramps(counts)
+        segment = np.repeat(plan.starts[bins], counts) + number
+        pairs = plan.lengths[segment] - 1
+        position = _ramps(pairs)
+        row_pairs = np.add.reduceat(pairs, np.cumsum(counts) - counts)
+        place = np.repeat(rows * self.sequence_length, row_pairs) + _ramps(row_pairs)
+        source = np.repeat(self.tokens.places(plan.documents[segment], plan.offsets[segment]), pairs) + position
+        inputs, targets = self.tokens.gather(source), self.tokens.gather(source + 1)
+        if self.vocab_size is not None:
+            self._check(segment, inputs, targets)
+        weights = np.float32(1.0) if self._weights is None else self._weights[source + 1].astype(np.float32)
+        if not np.isfinite(weights).all():
+            self._refuse_weight(np.repeat(segment, pairs)[~np.isfinite(weights)][0])
+        batch.tokens.reshape(-1)[place] = inputs
+        batch.targets.reshape(-1)[place] = targets
+        batch.position_ids.reshape(-1)[place] = position
+        batch.document_ids.reshape(-1)[place] = np.repeat(number, pairs)
+        batch.loss_weights.reshape(-1)[place] = weights
+
+    def targets(self, bins: Int64) -> int:
+        """(input, target) pairs in some bins, those of weight 0 included; reads no tokens."""
+        return int((self._pairs_before[bins + 1] - self._pairs_before[bins]).sum())
+
+    def _check(self, segment: Int64, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
+        assert self.vocab_size is not None
+        if max(inputs.max(), targets.max()) < self.vocab_size and min(inputs.min(), targets.min()) >= 0:
             return
         plan = self.packing
-        for index in range(int(plan.starts[each]), int(plan.starts[each + 1])):
-            yield int(plan.documents[index]), int(plan.offsets[index]), int(plan.lengths[index])
+        for each in segment.tolist():
+            document = int(plan.documents[each])
+            run = self.tokens.read(document, int(plan.offsets[each]), int(plan.lengths[each]))
+            wrong = run[(run >= self.vocab_size) | (run < 0)]
+            if len(wrong):
+                raise DataError(
+                    f"{self.tokens.path}: document {document} has the token {int(wrong[0])}, but the vocabulary has "
+                    f"{self.vocab_size} tokens: the file is damaged, or was made with another tokenizer"
+                )
+
+    def _refuse_weight(self, segment: int) -> None:
+        raise DataError(
+            f"{self.weights_path}: document {int(self.packing.documents[segment])} has a loss weight that is not a "
+            "finite number: write the weights again"
+        )
+
+
+def empty_batch(rows: int, sequence_length: int) -> Batch:
+    """Rows of padding to fill."""
+    tokens, targets, positions = (np.zeros((rows, sequence_length), np.int64) for _ in range(3))
+    weights = np.zeros((rows, sequence_length), np.float32)
+    return Batch(tokens, targets, weights, positions, np.full((rows, sequence_length), -1, np.int64))
+
+
+def _ramps(lengths: Int64) -> Int64:
+    """0, 1, ... up to each length, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
 
 
 def read_tokens_json(directory: Path) -> dict[str, Any]:

@@ -42,18 +42,33 @@ def bins_at(positions: range | Int64, num_bins: int, seed: int) -> Int64:
     out = np.empty_like(index)
     for each in np.unique(epoch):
         chosen = epoch == each
-        out[chosen] = _permute(index[chosen], num_bins, seed, int(each))
+        out[chosen] = permute(index[chosen], num_bins, seed, int(each))
     return out
 
 
-def _permute(index: Int64, size: int, seed: int, epoch: int) -> Int64:
+def index_of(bins: Int64, epoch: int, num_bins: int, seed: int) -> Int64:
+    """Where an epoch visits each bin: the inverse of `bins_at` within one epoch, shape ``[n]``."""
+    return permute(bins, num_bins, seed, epoch, inverse=True)
+
+
+def permute(index: Int64, size: int, seed: int, turn: int, inverse: bool = False) -> Int64:
+    """A random permutation of ``[0, size)`` at some places, without the rest of it; see `bins_at`.
+
+    Args:
+        index: Places, shape ``[n]``.
+        size: Of what is permuted.
+        seed: Key of the order.
+        turn: Each turn has an order of its own.
+        inverse: Undo it.
+    """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    keys = _round_keys(seed, epoch)
-    out = _feistel(index.astype(np.uint64), half, keys)
+    keys = _round_keys(seed, turn)
+    network = _inverse_feistel if inverse else _feistel
+    out = network(index.astype(np.uint64), half, keys)
     # The network permutes [0, 4**half), at most four times `size`: walk on until every value is inside.
     outside = out >= size
     while outside.any():
-        out[outside] = _feistel(out[outside], half, keys)
+        out[outside] = network(out[outside], half, keys)
         outside = out >= size
     return out.astype(np.int64)
 
@@ -63,6 +78,14 @@ def _feistel(value: npt.NDArray[np.uint64], half: int, keys: list[np.uint64]) ->
     left, right = value >> np.uint64(half), value & mask
     for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << np.uint64(half)) | right
+
+
+def _inverse_feistel(value: npt.NDArray[np.uint64], half: int, keys: list[np.uint64]) -> npt.NDArray[np.uint64]:
+    mask = np.uint64((1 << half) - 1)
+    left, right = value >> np.uint64(half), value & mask
+    for key in reversed(keys):
+        left, right = right ^ (_mix(left ^ key) & mask), left
     return (left << np.uint64(half)) | right
 
 

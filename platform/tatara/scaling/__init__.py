@@ -1,0 +1,1 @@
+"""Scaling laws: from a table of small runs to the size, the tokens and the loss of a large one."""
