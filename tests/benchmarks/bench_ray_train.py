@@ -172,7 +172,7 @@ def main() -> None:
             rounds.append((statistics.median(ours["seconds"]), statistics.median(theirs)))
             inside = statistics.median(ours["inside"])
             print(
-                f"round {number + 1}: stage {rounds[-1][0] * 1e3:.1f} ms from step to step ({inside * 1e3:.1f} inside), "
+                f"round {number + 1}: stage {rounds[-1][0] * 1e3:.1f} ms per step ({inside * 1e3:.1f} inside), "
                 f"bare loop {rounds[-1][1] * 1e3:.1f} ms; start-up {ours['to_workers']:.1f} s to workers with a model, "
                 f"{ours['to_first_step']:.1f} s to the first step",
                 flush=True,

@@ -18,6 +18,7 @@ DENSE = {
     "pp2 interleaved": (2, {"pp": 2, "virtual_stages": 2}),
     "pp2 uneven": (2, {"pp": 2, "first_stage_layers": 1, "last_stage_layers": 3}),
     "cp2": (2, {"cp": 2}),
+    "cp2 by heads": (2, {"cp": 2}),
     "tp2 pp2": (4, {"tp": 2, "pp": 2}),
     "tp2 cp2": (4, {"tp": 2, "cp": 2, "sequence_parallel": True}),
     "pp2 dp2": (4, {"pp": 2}),
@@ -64,7 +65,17 @@ def assert_equal(ranks, alone):
 @pytest.mark.parametrize("name", DENSE)
 def test_a_layout_gives_the_losses_of_one_rank(tokens, alone, name):
     world, layout = DENSE[name]
-    assert_equal(run_ranks(world, engine_cases.train, tokens, layout, STEPS), alone)
+    compute = ComputeSettings(context_exchange="a2a" if "by heads" in name else "allgather")
+    assert_equal(run_ranks(world, engine_cases.train, tokens, layout, STEPS, {}, compute), alone)
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_ends_of_one_layer_fewer_in_an_interleaved_pipeline(tokens, stages):
+    """As Llama 3: with chunks of one layer, the first and the last chunk hold none."""
+    six = {"num_layers": 6}
+    layout = {"pp": 2, "virtual_stages": stages, "first_stage_layers": 3, "last_stage_layers": 3}
+    alone = run_ranks(1, engine_cases.train, tokens, {}, 5, six)[0]
+    assert_equal(run_ranks(2, engine_cases.train, tokens, layout, 5, six), alone)
 
 
 @pytest.mark.parametrize("name", EXPERTS)

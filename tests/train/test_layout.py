@@ -1,5 +1,7 @@
 """Layout arithmetic, against brute force."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,11 +67,12 @@ def test_a_tensor_parallel_size_of_three_names_the_divisor_in_one_line():
         (ParallelLayout(first_stage_layers=1, last_stage_layers=1), "needs layout.pp > 1: there is one stage only"),
         (ParallelLayout(pp=3, first_stage_layers=1), "leaves 3 of num_layers=4 for the other 2 of layout.pp=3"),
         (ParallelLayout(pp=2, first_stage_layers=4), "leaves 0 of num_layers=4 for the other 1 of layout.pp=2"),
-        (ParallelLayout(pp=2, first_stage_layers=1, virtual_stages=3), "does not divide the 1 layers of stage 0"),
+        (ParallelLayout(pp=2, first_stage_layers=1, virtual_stages=3), "make stages of [1, 3]"),
+        (ParallelLayout(pp=2, last_stage_layers=1, virtual_stages=2), "make stages of [3, 1]"),
     ],
 )
 def test_messages_name_the_field(layout, message):
-    with pytest.raises(LayoutError, match=message.replace("(", r"\(")):
+    with pytest.raises(LayoutError, match=re.escape(message)):
         layout.check_model(ModelSpec())
 
 
@@ -98,8 +101,9 @@ def test_uneven_stages_hold_every_layer_once_or_are_refused(pp, first, last, lay
 
 
 def test_llama_3_gives_the_ends_one_layer_fewer():
-    layout = ParallelLayout(tp=8, pp=16, first_stage_layers=7, last_stage_layers=7)
+    layout = ParallelLayout(tp=8, pp=16, first_stage_layers=7, last_stage_layers=7, virtual_stages=8)
     assert layout.layers_per_stage(126) == [7, *[8] * 14, 7]
+    layout.check_model(ModelSpec(num_layers=126, num_attention_heads=8, num_query_groups=8))
 
 
 @pytest.mark.parametrize(

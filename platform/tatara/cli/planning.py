@@ -1,6 +1,7 @@
 """``tatara plan``: which layout a run wants, how much memory it takes and how fast it will be."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -92,18 +93,18 @@ def _literals(work: Any, found: Any, assumed: Any, top: int) -> dict[str, Any]:
 def _show(name: str, work: Any, found: Any, assumed: Any, top: int) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    # Wide enough for the tables where nothing says how wide the page is.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     best = found.best[0]
     console.print(
         f"[bold]{name}[/bold]: {work.spec.parameter_count() / 1e9:,.2f} billion parameters, {best.devices:,} "
         f"{work.hardware.name}, {work.global_batch_size:,} sequences of {work.sequence_length:,} tokens "
         f"({work.tokens:,} per step), {work.precision}"
     )
-    if found.ranking is not None:
-        console.print(
-            f"{found.ranking.tried:,} layouts that divide model and batch were weighed, "
-            f"{len(found.ranking.best):,} of them fit {work.hardware.memory / 2**30:.0f} GiB"
-        )
+    console.print(
+        f"{found.ranking.tried:,} layouts that divide model and batch were weighed, "
+        f"{len(found.ranking.best):,} of them fit {work.hardware.memory / 2**30:.0f} GiB"
+    )
     if found.warning:
         console.print(f"[bold yellow]note:[/bold yellow] {found.warning}", soft_wrap=True)
     console.print(_ranked(found.best[:top]))

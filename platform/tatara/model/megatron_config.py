@@ -76,7 +76,10 @@ def transformer_config(
     on_gpu = torch.cuda.is_available()
     factor = rope.attention_factor(spec)
     # Where there is no stage in between, Megatron divides by their number.
-    implied = layout.pp == 2 and layout.first_stage_layers is not None
+    ends = (layout.first_stage_layers, layout.last_stage_layers)
+    # An end that is one layer short of whole chunks: what it holds besides takes the place of a layer.
+    counted = [interleaved and end is not None and end % layout.virtual_stages != 0 for end in ends]
+    implied = layout.pp == 2 and ends[0] is not None and not counted[0]
     fields: dict[str, Any] = {
         "num_layers": spec.num_layers,
         "hidden_size": spec.hidden_size,
@@ -100,8 +103,10 @@ def transformer_config(
         "tensor_model_parallel_size": layout.tp,
         "pipeline_model_parallel_size": layout.pp,
         "virtual_pipeline_model_parallel_size": layout.virtual_stages if interleaved else None,
-        "num_layers_in_first_pipeline_stage": layout.first_stage_layers,
-        "num_layers_in_last_pipeline_stage": None if implied else layout.last_stage_layers,
+        "num_layers_in_first_pipeline_stage": None if counted[0] else layout.first_stage_layers,
+        "num_layers_in_last_pipeline_stage": None if implied or counted[1] else layout.last_stage_layers,
+        "account_for_embedding_in_pipeline_split": counted[0],
+        "account_for_loss_in_pipeline_split": counted[1],
         "context_parallel_size": layout.cp,
         "expert_model_parallel_size": layout.ep,
         "expert_tensor_parallel_size": 1,

@@ -23,8 +23,9 @@ class ParallelLayout(Config):
     virtual_stages: int = Field(default=1, ge=1)
     """Model chunks per pipeline rank (interleaved schedule); 1 is the plain schedule."""
     first_stage_layers: int | None = Field(default=None, ge=1)
-    """Layers of the first pipeline rank, which also holds the embedding; null means as many as the others
-    (arXiv:2407.21783 section 3.3.2 gives it one fewer)."""
+    """Layers of the first pipeline rank, which also holds the embedding; null means as many as the others. With virtual
+    stages it may be one fewer than the others have (arXiv:2407.21783 section 3.3.2): the embedding then takes the place
+    of a layer in its first chunk."""
     last_stage_layers: int | None = Field(default=None, ge=1)
     """Layers of the last pipeline rank, which also holds the output projection and the loss."""
     sequence_parallel: bool = False
@@ -105,11 +106,24 @@ class ParallelLayout(Config):
         return [*([ends[0]] if ends[0] else []), *stages, *([ends[1]] if ends[1] else [])]
 
     def _check_stages(self, num_layers: int) -> None:
-        for stage, layers in enumerate(self.layers_per_stage(num_layers)):
+        stages = self.layers_per_stage(num_layers)
+        # Megatron can count the embedding and the output projection as layers, or take uneven ends, but not both.
+        counted = [end is not None and bool(end % self.virtual_stages) for end in (stages[0], stages[-1])]
+        counted = [
+            self.first_stage_layers is not None and counted[0],
+            self.last_stage_layers is not None and counted[1],
+        ]
+        whole = [layers + (counted[0] and stage == 0) + (counted[1] and stage == self.pp - 1)
+                 for stage, layers in enumerate(stages)]  # fmt: skip
+        if any(counted) and len(set(whole)) > 1:
+            raise LayoutError(
+                f"layout.virtual_stages={self.virtual_stages} takes ends that it divides, or of one layer fewer than "
+                f"the other stages; layout.first_stage_layers={self.first_stage_layers} and "
+                f"layout.last_stage_layers={self.last_stage_layers} make stages of {stages}"
+            )
+        for stage, layers in enumerate(whole):
             if layers % self.virtual_stages:
-                which = (
-                    "" if self.first_stage_layers is None and self.last_stage_layers is None else f" of stage {stage}"
-                )
+                which = "" if len(set(stages)) == 1 else f" of stage {stage}"
                 raise LayoutError(
                     f"layout.virtual_stages={self.virtual_stages} does not divide the {layers} layers{which} that "
                     f"layout.pp={self.pp} makes of num_layers={num_layers}"

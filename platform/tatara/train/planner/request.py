@@ -7,11 +7,10 @@ from tatara.errors import ConfigError, LayoutError
 from tatara.model.presets import preset
 from tatara.model.sizing import model_of_size, parse_count
 from tatara.model.spec import ModelSpec
-from tatara.train.layout import ParallelLayout
 from tatara.train.planner.assumptions import Assumptions
-from tatara.train.planner.estimate import Choice, Estimate, Workload, estimate
+from tatara.train.planner.estimate import Estimate, Workload
 from tatara.train.planner.hardware import GIB, Hardware, Precision
-from tatara.train.planner.search import Fixed, Ranking, choices, devices_needed, layouts, rank, uneven_ends
+from tatara.train.planner.search import Fixed, Ranking, choices, devices_needed, layouts, rank
 
 _BINARY = {"K": 2**10, "M": 2**20, "B": 2**30, "G": 2**30}
 _NEAR = 64
@@ -58,12 +57,12 @@ class Plan:
 
     Attributes:
         best: Fastest first; never empty.
-        ranking: The search behind it; None where everything was fixed.
-        warning: Why the engine cannot run the layout, or why it does not fit; empty where it can and does.
+        ranking: The search behind it.
+        warning: Why it does not fit; empty where it does.
     """
 
     best: tuple[Estimate, ...]
-    ranking: Ranking | None
+    ranking: Ranking
     warning: str = ""
 
 
@@ -82,9 +81,6 @@ def make_plan(work: Workload, devices: int, fixed: Fixed, assumed: Assumptions |
     if found.tried:
         raise LayoutError(_too_large(work, devices, fixed, found))
     reason = found.refused[0][0] if found.refused else f"{devices} GPUs cannot be shared out so"
-    forced = _as_published(work, devices, fixed)
-    if forced is not None:
-        return Plan((estimate(work, forced, assumed),), None, f"this engine cannot run it: {reason}")
     raise LayoutError(_nothing_divides(work, devices, fixed, reason))
 
 
@@ -112,30 +108,6 @@ def _nothing_divides(work: Workload, devices: int, fixed: Fixed, reason: str) ->
             if other > 0 and next(choices(work, other, fixed, Counter()), None) is not None:
                 return f"no layout of {devices} GPUs divides model and batch ({reason}); {other} GPUs do"
     return f"no layout of {devices} GPUs divides model and batch: {reason}"
-
-
-def _as_published(work: Workload, devices: int, fixed: Fixed) -> Choice | None:
-    """A layout that is given in full and can be computed, although this engine does not run it.
-
-    Llama 3's own is one: embedding and output projection count as a layer each, so that chunks of one layer leave the
-    first and the last chunk without any.
-    """
-    if not (fixed.tp and fixed.pp and fixed.virtual_stages):
-        return None
-    cp, ep = fixed.cp or 1, fixed.ep or 1
-    replicas, rest = divmod(devices, fixed.tp * fixed.pp * cp)
-    size = fixed.micro_batch_size or 1
-    if rest or not replicas or (fixed.dp or replicas) != replicas or work.global_batch_size % (replicas * size):
-        return None
-    layout = ParallelLayout(
-        tp=fixed.tp, pp=fixed.pp, cp=cp, ep=ep, dp=replicas, virtual_stages=fixed.virtual_stages,
-        sequence_parallel=fixed.tp > 1, **uneven_ends(work.spec.num_layers, fixed.pp),
-    )  # fmt: skip
-    try:
-        layout.layers_per_stage(work.spec.num_layers)
-    except LayoutError:
-        return None
-    return Choice(layout, size, fixed.recompute or "none")
 
 
 def why_slower(best: Estimate, other: Estimate) -> str:

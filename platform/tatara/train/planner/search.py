@@ -137,9 +137,15 @@ def _of_sizes(
         layout.check_model(spec)
         yield layout
         return
-    per_stage = math.gcd(*plain.layers_per_stage(spec.num_layers))
-    for stages in _divisors(per_stage if pp > 1 else 1, per_stage):
-        yield plain.model_copy(update={"virtual_stages": stages})
+    whole = max(plain.layers_per_stage(spec.num_layers))
+    for stages in _divisors(whole if pp > 1 else 1, whole):
+        layout = plain.model_copy(update={"virtual_stages": stages})
+        try:
+            layout.check_model(spec)
+        except LayoutError:
+            # The ends cannot be cut so.
+            continue
+        yield layout
 
 
 def uneven_ends(num_layers: int, pp: int) -> dict[str, int]:
