@@ -149,6 +149,25 @@ def test_killed_workers_change_nothing(undisturbed, root):
 
 
 @pytest.mark.slow
+def test_a_rank_that_stands_still_is_named_and_the_run_goes_on(undisturbed, root):
+    def stop():
+        started = wait_for(lambda: next((event for event in events(root) if event["kind"] == "started"), None))
+        wait_for(lambda: any(event["kind"] == "step" and event["step"] >= 25 for event in events(root)))
+        os.kill(started["workers"][1]["pid"], signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    hanging = pretrain(str(root), **SETTINGS, **{"watch.hang_seconds": 10})
+    thread.join(1)
+    assert hanging.metrics["restarts"] == 1
+    assert losses(hanging) == losses(undisturbed)
+    (hang,) = hanging.read_json("_stage/report.json")["hangs"]
+    assert "rank 1 (pid" in hang["message"]
+    assert "is stopped (T)" in hang["message"]
+    assert 0 < hanging.metrics["effective_training_time"] < undisturbed.metrics["effective_training_time"]
+
+
+@pytest.mark.slow
 def test_a_killed_driver_continues_from_its_checkpoint(undisturbed, root):
     command = [sys.executable, str(Path(__file__).with_name("pretrain_driver.py")), str(root)]
     command += [f"{name}={value}" for name, value in SETTINGS.items()]
