@@ -79,7 +79,8 @@ def stage(root: Path, options: argparse.Namespace, kill_at: int | None = None) -
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.02):
+        # Looking costs a core some of its time: only where there is something to kill.
+        while kill_at and not done.wait(0.02):
             seen[:] = events(root)
             steps = [event for event in seen if event["kind"] == "step"]
             if kill_at and "kill" not in told and steps and steps[-1]["step"] >= kill_at:

@@ -13,7 +13,7 @@ from tatara.artifact import Artifact, Store
 from tatara.data import tokenize_run
 from tatara.data.tokenize import STAGE, TokenizeConfig
 from tatara.data.tokenizer import parts
-from tatara.errors import DataError
+from tatara.errors import ConfigError, DataError
 from tatara.stage import Stage, standalone
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -210,6 +210,20 @@ def test_a_given_tokenizer_is_used_and_extended(tokens: Artifact, tmp_path: Path
         < counts["tokens_before"]
         == tokens.read_json("tokens.json")["compression"]["language"]["unknown"]["tokens"]
     )
+
+
+def test_sources_share_a_tokenizer_by_an_input(tokens: Artifact, tmp_path: Path) -> None:
+    documents = write_documents(tmp_path, {f"x{i}": f"furnace number {i} makes steel" for i in range(40)})
+    inputs = {"documents": documents, "tokenizer": tokens}
+    with standalone(STAGE, CONFIG, inputs=inputs, root=tmp_path, name="shared") as attempt:
+        shared = attempt.commit(tokenize_run.run(CONFIG, attempt.stage_run))
+    name = "tokenizer/tokenizer.json"
+    assert shared.local(name).read_bytes() == tokens.local(name).read_bytes()
+    assert shared.read_json("tokens.json")["tokenizer_sha256"] == tokens.read_json("tokens.json")["tokenizer_sha256"]
+    twice = CONFIG.model_copy(update={"tokenizer": "elsewhere"})
+    with standalone(STAGE, twice, inputs=inputs, root=tmp_path, name="twice") as attempt:
+        with pytest.raises(ConfigError, match="tokenizer=elsewhere and the input tokenizer=tokens/t@1: give one"):
+            tokenize_run.run(twice, attempt.stage_run)
 
 
 def test_both_engines_write_the_same_bytes(tokens: Artifact, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model.megatron_cases import SEQUENCE, chunks, layout, packed_batch, small_spec
 from tatara.errors import ArtifactError
-from tatara.model.hf import hf_config, load_from_directory, load_from_hf, stream_to_hf
+from tatara.model.hf import hf_config, stream_to_hf
 from tatara.model.hf_files import write_to_hf
+from tatara.model.hf_loading import load_from_directory, load_from_hf
 from tatara.model.megatron import global_parameters
 from tatara.model.safetensors_files import TensorDirectory
 from tatara.model.spec import ModelSpec

@@ -7,7 +7,8 @@ from megatron.core.transformer.moe.upcycling_utils import upcycle_state_dict
 
 from model.megatron_cases import initialise, layout, packed_batch, small_spec, token_losses
 from tatara.model.experts import expert_similarity
-from tatara.model.hf import load_from_hf, stream_to_hf
+from tatara.model.hf import stream_to_hf
+from tatara.model.hf_loading import load_from_hf
 from tatara.model.megatron import build_model, transformer_config
 from tatara.model.spec import MixtureOfExperts, ModelSpec
 from tatara.model.upcycle import upcycle_stream

@@ -18,6 +18,13 @@ def test_the_parts_it_replaces():
     }
 
 
+def test_its_collectives_do_what_torchs_do():
+    for found in run_ranks(3, cases.collectives):
+        assert found["sum"].tolist() == found["expected"].tolist()
+        assert found["mean"].tolist() == pytest.approx((found["expected"] / 3).tolist())
+        assert found["gathered"].tolist() == [0.0] * 3 + [1.0] * 3 + [2.0] * 3
+
+
 def run_alone(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=False

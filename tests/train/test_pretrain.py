@@ -6,7 +6,7 @@ import pytest
 
 from tatara import config, stage
 from tatara.artifact import Draft, Store
-from tatara.errors import ConfigError, DataError, LayoutError
+from tatara.errors import ConfigError, DataError, LayoutError, TataraError
 from tatara.model.spec import ModelSpec
 from tatara.train.choice import PretrainModel
 from tatara.train.feed.plan import SourceSize
@@ -27,8 +27,8 @@ def tokens_artifact(root):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"layout.tp": "3"}, "layout.tp=3 does not divide num_query_groups=2"),
-        ({"layout.pp": "3", "num_workers": "3"}, "layout.pp=3 does not divide num_layers=4"),
+        ({"layout.tp": "3", "model.num_layers": 4}, "layout.tp=3 does not divide num_query_groups=2"),
+        ({"layout.pp": "3", "num_workers": "3", "model.num_layers": 4}, "layout.pp=3 does not divide num_layers=4"),
         ({"layout.tp": "2", "num_workers": "3"}, "needs a multiple of 2 workers, but num_workers=3"),
         ({"global_batch_size": "12"}, "layout.dp=2 x micro_batch_size=8 does not divide global_batch_size=12"),
     ],
@@ -95,3 +95,27 @@ def test_what_only_the_tokens_tell_is_checked_before_a_cluster_is_asked(tmp_path
     binary.write_bytes(binary.read_bytes()[:-2])
     attempt("train.bin is cut short", DataError)
     assert Store(tmp_path / "root").versions("checkpoint", "standalone") == []
+
+
+def test_a_checkpoint_to_start_from_must_fit_the_tokens(tmp_path):
+    root = tmp_path / "root"
+    tokens = tokens_artifact(root)
+    attempt = Store(root).begin(Draft(kind="checkpoint", name="c", version=1, stage="pretrain", fingerprint="1" * 64))
+    (attempt.path / "tokenizer").mkdir(parents=True)
+    (attempt.path / "tokenizer" / "tokenizer.json").write_text('{"another": "one"}')
+    (attempt.path / "model.json").write_text(ModelSpec(vocab_size=256).model_dump_json())
+    (attempt.path / "training.json").write_text('{"step": 0, "tokens": 0}')
+    inputs = {"tokens": tokens, "checkpoint": attempt.commit({}, 1.0)}
+
+    def attempted(**overrides):
+        chosen = load(**overrides)
+        with stage.standalone(STAGE, chosen, inputs=inputs, root=root) as opened:
+            with pytest.raises(TataraError) as caught:
+                STAGE.resolve(STAGE.run)(chosen, opened.stage_run)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "has tokenizer " in attempted()
+    assert "but the tokens were made with 44136fa355b3: tokenize with the checkpoint's" in attempted()
+    wrong = attempted(**{"model.hidden_size": 64})
+    assert wrong == "model.hidden_size=64, but the checkpoint to start from has 128: leave it out"

@@ -71,6 +71,8 @@ STAGE = Stage(
     kind="tokens",
     config=TokenizeConfig,
     inputs={"documents": "documents"},
+    # Tokens whose tokenizer is to be used: sources of one training run share theirs.
+    optional={"tokenizer": "tokens"},
     run="tatara.data.tokenize_run:run",
     sources="tatara.data.tokenizer.directory:sources",
     extra="data",

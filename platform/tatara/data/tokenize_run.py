@@ -22,7 +22,7 @@ from tatara.data.tokenizer import parts as part_work
 from tatara.data.tokenizer.compression import Compression
 from tatara.data.tokenizer.making import Made, make
 from tatara.data.tokenizer.parts import SPLITS, Encoding, Scan
-from tatara.errors import DataError
+from tatara.errors import ConfigError, DataError
 from tatara.stage import StageRun
 
 
@@ -53,6 +53,7 @@ def run(config: TokenizeConfig, stage_run: StageRun) -> dict[str, Any]:
         DataError: There are too few documents to hold one out, or a given tokenizer cannot be used.
         ConfigError: The engine that is asked for cannot be used.
     """
+    config = _with_tokenizer(config, stage_run.inputs.get("tokenizer"))
     parts = split(stage_run.inputs["documents"], config)
     directory = stage_run.output.path
     made = make(config, [(part.url, part.for_training) for part in parts], directory / "tokenizer", stage_run)
@@ -100,6 +101,17 @@ def run(config: TokenizeConfig, stage_run: StageRun) -> dict[str, Any]:
     (directory / "tokens.json").write_text(text, encoding="utf-8")
     _report(figures, plans, compression, made, stage_run)
     return {"vocab_size": made.encoding.vocab_size, **figures}
+
+
+def _with_tokenizer(config: TokenizeConfig, tokens: Artifact | None) -> TokenizeConfig:
+    """The configuration with the tokenizer that other tokens were made with, where they are an input."""
+    if tokens is None:
+        return config
+    if config.tokenizer is not None:
+        raise ConfigError(f"tokenizer={config.tokenizer} and the input tokenizer={tokens.reference}: give one of them")
+    if config.special_tokens or config.reserved_tokens:
+        raise ConfigError("special and reserved tokens are those of the input tokenizer; leave both out")
+    return config.model_copy(update={"tokenizer": str(tokens.local() / "tokenizer")})
 
 
 def _report(

@@ -12,18 +12,15 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from tatara.errors import ArtifactError
-from tatara.model.hf_families import Family, hf_config
-from tatara.model.hf_names import Entry, converted, entries, from_hf, hf_names, hf_shapes
+from tatara.model.hf_families import hf_config
+from tatara.model.hf_names import Entry, converted, entries, hf_names, hf_shapes
 from tatara.model.parameters import (
     full_shape,
     global_buffers,
     global_parameters,
     is_expert,
     is_sharded,
-    shard,
-    unwrap,
 )
-from tatara.model.safetensors_files import TensorDirectory
 from tatara.model.spec import ModelSpec
 
 __all__ = [
@@ -31,12 +28,10 @@ __all__ = [
     "hf_config",
     "hf_names",
     "hf_shapes",
-    "load_from_directory",
-    "load_from_hf",
     "stream_to_hf",
 ]
 
-_Named = tuple[str, torch.Tensor]
+Named = tuple[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,8 @@ class ShardedWeights:
         """
         self.spec = spec
         self._entries = entries(spec)
-        self._local = _local(chunks)
-        self._places = _places(self._local, self._entries)
+        self._local = local_tensors(chunks)
+        self._places = places_of(self._local, self._entries)
         self._device = next(iter(self._local.values())).device
 
     def entries(self) -> list[Entry]:
@@ -88,7 +83,7 @@ class ShardedWeights:
         return entry.usual_dtype(self.spec)
 
     @torch.no_grad()
-    def everywhere(self) -> Iterator[_Named]:
+    def everywhere(self) -> Iterator[Named]:
         """Every tensor, on every rank; collective over each replica of the model.
 
         One layer's matrix is in memory at a time. Tensors may share memory with the model: copy what is to be kept.
@@ -116,7 +111,7 @@ class ShardedWeights:
                 for name, tensor in self._converted(entry, full):
                     yield entry, name, tensor
 
-    def _converted(self, entry: Entry, full: torch.Tensor | None) -> Iterator[_Named]:
+    def _converted(self, entry: Entry, full: torch.Tensor | None) -> Iterator[Named]:
         return converted(entry, full, self.spec, self.dtype(entry), self._device)
 
     def _shared(self, entry: Entry) -> torch.Tensor:
@@ -207,7 +202,7 @@ class _Holders:
         return [self.by_tensor_rank[place.stage, rank] for rank in range(size)]
 
 
-def stream_to_hf(chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> Iterator[_Named]:
+def stream_to_hf(chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> Iterator[Named]:
     """Yield every tensor of the model under its Hugging Face name, on every rank; see `ShardedWeights.everywhere`.
 
     Raises:
@@ -217,75 +212,11 @@ def stream_to_hf(chunks: Sequence[torch.nn.Module], spec: ModelSpec) -> Iterator
     yield from ShardedWeights(chunks, spec).everywhere()
 
 
-@torch.no_grad()
-def load_from_hf(
-    chunks: Sequence[torch.nn.Module], spec: ModelSpec, tensors: Iterable[_Named], family: Family | None = None
-) -> None:
-    """Copy Hugging Face tensors into the model; the inverse of `stream_to_hf`.
-
-    Every rank must be given all tensors, in any order; each keeps its shard. Nothing is communicated but the names.
-
-    Args:
-        chunks: What `build_model` returned, or the same wrapped for training.
-        spec: The architecture.
-        tensors: (name, full tensor) pairs.
-        family: How the tensors are called; None means as `stream_to_hf` calls them.
-
-    Raises:
-        ArtifactError: A tensor is missing, unknown, given twice, or of another shape than the architecture says.
-    """
-    local = _local(chunks)
-    known = entries(spec, family)
-    _places(local, known)
-    by_name = {name: entry for entry in known for name in entry.huggingface}
-    shapes = hf_shapes(spec, family)
-    waiting: dict[str, dict[str, torch.Tensor]] = {}
-    seen: set[str] = set()
-    for name, tensor in tensors:
-        if name in seen:
-            raise ArtifactError(f"tensor {name} was given twice")
-        _check_shape(name, tuple(tensor.shape), shapes)
-        seen.add(name)
-        entry = by_name[name]
-        # A tensor that others are needed for waits for them.
-        parts = waiting.setdefault(entry.huggingface[0], {})
-        parts[name] = tensor
-        if len(parts) == len(entry.huggingface):
-            _assign(entry, local.get(entry.megatron), waiting.pop(entry.huggingface[0]), spec)
-    _check_complete(seen, shapes)
-    _copy_tied_output(chunks)
-
-
-@torch.no_grad()
-def load_from_directory(
-    chunks: Sequence[torch.nn.Module], spec: ModelSpec, directory: TensorDirectory, family: Family | None = None
-) -> None:
-    """Like `load_from_hf`, from safetensors files of which each rank reads what it holds, one tensor at a time.
-
-    Raises:
-        ArtifactError: A tensor is missing, unknown, or of another shape than the architecture says; or a file cannot
-            be read.
-    """
-    local = _local(chunks)
-    known = entries(spec, family)
-    _places(local, known)
-    shapes = hf_shapes(spec, family)
-    stored = directory.shapes()
-    for name, shape in stored.items():
-        _check_shape(name, shape, shapes)
-    _check_complete(set(stored), shapes)
-    for entry in known:
-        if not entry.megatron or entry.megatron in local:
-            parts = {name: directory.read(name) for name in entry.huggingface}
-            _assign(entry, local.get(entry.megatron), parts, spec)
-    _copy_tied_output(chunks)
-
-
-def _local(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.Tensor]:
+def local_tensors(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.Tensor]:
     return {**dict(global_parameters(chunks)), **dict(global_buffers(chunks))}
 
 
-def _places(local: dict[str, torch.Tensor], known: Sequence[Entry]) -> dict[str, _Place]:
+def places_of(local: dict[str, torch.Tensor], known: Sequence[Entry]) -> dict[str, _Place]:
     """Where each tensor is; collective over the pipeline and over expert parallelism."""
     expert_group = parallel_state.get_expert_model_parallel_group()
     pipeline = parallel_state.get_pipeline_model_parallel_group()
@@ -323,38 +254,3 @@ def _joined(parts: Sequence[torch.Tensor], split: tuple[int, int]) -> torch.Tens
 
 def _integers(tensor: torch.Tensor) -> list[int]:
     return [int(value) for value in tensor.tolist()]
-
-
-def _check_shape(name: str, shape: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> None:
-    if name not in shapes:
-        raise ArtifactError(f"unexpected tensor {name}: the architecture has none of that name")
-    if shape != shapes[name]:
-        raise ArtifactError(f"tensor {name} has shape {list(shape)}, expected {list(shapes[name])}")
-
-
-def _check_complete(seen: set[str], shapes: dict[str, tuple[int, ...]]) -> None:
-    missing = [name for name in shapes if name not in seen]
-    if missing:
-        raise ArtifactError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
-
-
-def _assign(entry: Entry, parameter: torch.Tensor | None, parts: dict[str, torch.Tensor], spec: ModelSpec) -> None:
-    if entry.kind == "zeros":
-        for name, tensor in parts.items():
-            if tensor.count_nonzero():
-                raise ArtifactError(f"tensor {name} must be zero: the architecture has no place for it")
-    elif parameter is not None:
-        full = from_hf(entry, [parts[name] for name in entry.huggingface], spec)
-        parameter.copy_(shard(full, parameter))
-
-
-def _copy_tied_output(chunks: Sequence[torch.nn.Module]) -> None:
-    """Bring a tied output projection that lives on another pipeline rank up to date."""
-    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
-        return
-    for model in map(unwrap, chunks):
-        if model.share_embeddings_and_output_weights and model.pre_process != model.post_process:
-            weight = model.shared_embedding_or_output_weight()
-            if model.post_process:
-                weight.zero_()
-            dist.all_reduce(weight.data, group=parallel_state.get_embedding_group())

@@ -119,8 +119,8 @@ class PretrainConfig(Config):
     def _check_layout(self) -> "PretrainConfig":
         """Refuse a layout that cannot fit any tokens as soon as it is read, before a cluster starts."""
         # Only the tokens know the vocabulary, when it is left out, and the sequence length. A shape that is derived
-        # from a size needs both.
-        if self.model.params is None:
+        # from a size needs both, and a run that says nothing may get its architecture from a checkpoint.
+        if self.model.params is None and any(value is not None for _, value in self.model):
             known = self.model.preset is not None or self.model.vocab_size is not None
             self.layout.check_model(self.model.resolve(1 if known else VOCABULARY_MULTIPLE * self.layout.tp, 1))
         layout = self.layout.resolve(self.num_workers)

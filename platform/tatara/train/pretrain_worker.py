@@ -185,7 +185,9 @@ class Rank:
         if spec != self.engine.spec:
             set_rope(self.engine.chunks, spec)
             self.engine.spec = spec
-            self._say("log", message=f"from step {step + 1} on rope_theta={spec.rope_theta:g}, {spec.rope_scaling}")
+            scaling = f", scaled by {spec.rope_scaling.type} {spec.rope_scaling.factor:g}" if spec.rope_scaling else ""
+            context = f"up to {spec.max_position_embeddings} tokens"
+            self._say("log", message=f"from step {step + 1} on rope_theta={spec.rope_theta:g}{scaling}, {context}")
 
     def _action(self, step: int, verdict: Any, result: Any) -> dict[str, Any]:
         """What lineage keeps of a verdict."""
@@ -232,30 +234,14 @@ class Rank:
         self._say("log", message=f"rolled back to step {self.step}: {reason}")
 
     def _validate(self) -> None:
-        """The loss of every source whose sequences the present context holds."""
-        from tatara.train.feed.validation import validation_loss
+        from tatara.train.validating import validate
 
         started = time.perf_counter()
-        limit = self.engine.spec.max_position_embeddings
-        chosen = [each for each in self._validation if each.tokens.sequence_length <= limit]
-
-        def measure() -> Any:
-            sums = {}
-            for each in chosen:
-                self._watch.beat(self.step, f"validation of {each.source}")
-                batches = list(each.batches(self.engine.data_rank, self.layout.dp or 1))
-                result = self.engine.evaluate(batches)
-                sums[each.source] = (result.total, result.tokens)
-            return validation_loss(sums)
-
-        found = measure()
-        values = {"validation_loss": found.overall}
-        if len(chosen) > 1:
-            values |= {f"validation_loss.{name}": loss for name, loss in found.by_source.items()}
-        if self._averages and self.config.average.validate_average:
-            with self._averages[0].swapped():
-                values["validation_loss.average"] = measure().overall
-        self._record(**values, tokens=found.targets)
+        average = self._averages[0] if self._averages and self.config.average.validate_average else None
+        values, targets = validate(
+            self.engine, self._validation, self.layout.dp or 1, average, lambda what: self._watch.beat(self.step, what)
+        )
+        self._record(**values, tokens=targets)
         self._say("validation", **self._history[-1], seconds=time.perf_counter() - started)
 
     def _resume(self) -> list[Any]:

@@ -12,7 +12,7 @@ from megatron.core import dist_checkpointing, parallel_state
 from tatara import storage
 from tatara.errors import ArtifactError
 from tatara.train.checkpoint import directories, loading
-from tatara.train.checkpoint.files import Index
+from tatara.train.checkpoint.index import Index
 from tatara.train.checkpoint.writer import CheckpointWriter, Failed, load
 from train.engine_cases import Run
 

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 from tatara.model.experts import expert_similarity
-from tatara.model.hf import load_from_hf, stream_to_hf
+from tatara.model.hf import stream_to_hf
+from tatara.model.hf_loading import load_from_hf
 from tatara.model.spec import MixtureOfExperts, ModelSpec
 from tatara.model.upcycle import upcycle_stream
 from tatara.model.upcycle_settings import UpcycleSettings

@@ -16,7 +16,7 @@ from tatara.train.checkpoint.names import EMA, last_prefix, snapshots
 from tatara.train.checkpoint.staging import settle
 
 if TYPE_CHECKING:
-    from tatara.train.checkpoint.files import Index
+    from tatara.train.checkpoint.index import Index
     from tatara.train.engine import Engine
 
 

@@ -15,7 +15,8 @@ from tatara.errors import ArtifactError, StorageError, TataraError
 from tatara.model.spec import ModelSpec
 from tatara.train.checkpoint import directories, remote, state
 from tatara.train.checkpoint.directories import Checkpoint
-from tatara.train.checkpoint.files import METADATA, Index, Slab, hash_of
+from tatara.train.checkpoint.files import METADATA, Slab, hash_of
+from tatara.train.checkpoint.index import Index
 from tatara.train.checkpoint.names import MASTER, MOMENTS, moment_key
 from tatara.train.checkpoint.places import Place
 from tatara.train.checkpoint.staging import settle

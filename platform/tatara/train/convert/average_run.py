@@ -19,7 +19,8 @@ from tatara.stage import StageRun
 from tatara.train.convert.average import AverageConfig
 
 if TYPE_CHECKING:
-    from tatara.train.checkpoint.files import Index, Slab
+    from tatara.train.checkpoint.files import Slab
+    from tatara.train.checkpoint.index import Index
 
 # Of the architecture, what does not matter to a mean of weights.
 _FREE = {"init_std"}
@@ -110,7 +111,8 @@ def average_directories(config: AverageConfig, sources: Sequence[Source], direct
     Raises:
         ArtifactError: See `run`.
     """
-    from tatara.train.checkpoint.files import Index, write_index, write_slabs
+    from tatara.train.checkpoint.files import write_index, write_slabs
+    from tatara.train.checkpoint.index import Index
 
     specs = [_json(source.path / "model.json") for source in sources]
     tokenizers = [_tokenizer_hash(source.path / "tokenizer") for source in sources]

@@ -93,7 +93,7 @@ def import_directory(config: ImportConfig, source: Path, directory: Path) -> dic
         ArtifactError: See `run`.
         ConfigError: See `run`.
     """
-    from tatara.model.hf import load_from_directory
+    from tatara.model.hf_loading import load_from_directory
     from tatara.train.convert.export_proof import proof_batches
     from tatara.train.convert.import_proof import prove
 

@@ -8,7 +8,8 @@ import torch
 from tatara.errors import ArtifactError
 from tatara.model.hf_names import Entry, entries, from_hf
 from tatara.model.spec import ModelSpec
-from tatara.train.checkpoint.files import Index, Slab
+from tatara.train.checkpoint.files import Slab
+from tatara.train.checkpoint.index import Index
 from tatara.train.checkpoint.names import is_weight
 
 # Megatron stores norms under the names that they have where they are fused with the next matrix.

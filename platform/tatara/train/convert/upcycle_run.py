@@ -89,7 +89,8 @@ def upcycle_directory(config: UpcycleConfig, checkpoint: Path, directory: Path) 
         ArtifactError: See `run`.
     """
     from tatara.model.experts import expert_similarity
-    from tatara.model.hf import load_from_hf, stream_to_hf
+    from tatara.model.hf import stream_to_hf
+    from tatara.model.hf_loading import load_from_hf
     from tatara.model.upcycle import upcycle_stream
     from tatara.train.convert.export_proof import proof_batches
 
