@@ -10,6 +10,7 @@ RECIPE ?= jobs/recipes/quickstart.yaml
 PROMPT ?= The function returns
 KEEP ?=
 CORPUS ?=
+TEST_WORKERS ?= 2
 export HF_HUB_OFFLINE = 1
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
@@ -70,7 +71,8 @@ floors: $(VENV)/.tatara-test
 	@$(call step,check import floors,'$(BIN)/lint-imports' --no-cache)
 
 test: lint types floors
-	@$(call step,run the test suite,'$(BIN)/python' -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS))
+	@$(call step,run the test suite,'$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile --cov \
+		--cov-report=term:skip-covered $(PYTEST_ARGS))
 
 bench: $(VENV)/.tatara-cpu
 	@$(call step,benchmarks,for script in tests/benchmarks/bench_*.py; do echo "--- $$script"; '$(BIN)/python' "$$script"; done)

@@ -30,7 +30,7 @@ def collectives() -> dict[str, Any]:
     """The adapter's reduce-scatter and all-gather, in place as Megatron calls them, and torch's own."""
     import torch.distributed as dist
 
-    from tatara.train import cpu_adapter
+    from tatara.train import cpu_collectives
 
     rank, size = dist.get_rank(), dist.get_world_size()
     numbers = torch.arange(size * 5, dtype=torch.float64) * (rank + 1)
@@ -38,7 +38,7 @@ def collectives() -> dict[str, Any]:
     for name, op in (("sum", dist.ReduceOp.SUM), ("mean", dist.ReduceOp.AVG)):
         buffer = numbers.clone()
         part = buffer.view(size, -1)[rank]
-        cpu_adapter.reduce_scatter(part, buffer, op=op, group=dist.group.WORLD)
+        cpu_collectives.reduce_scatter(part, buffer, op=op, group=dist.group.WORLD)
         found[name] = part.clone()
     whole = numbers.clone()
     dist.all_reduce(whole)
@@ -46,6 +46,6 @@ def collectives() -> dict[str, Any]:
     buffer = torch.full((size * 3,), -1.0)
     part = buffer.view(size, -1)[rank]
     part.fill_(rank)
-    cpu_adapter.all_gather(buffer, part, group=dist.group.WORLD)
+    cpu_collectives.all_gather(buffer, part, group=dist.group.WORLD)
     found["gathered"] = buffer
     return found

@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tatara.errors import EngineError
+from tatara.train.cpu_collectives import all_gather, reduce_scatter
 
 SUPPORTED = "0.16."
 _CPU = torch.device("cpu")
@@ -201,56 +201,6 @@ def _replace_collectives() -> None:
     buffers = importlib.import_module("megatron.core.distributed.param_and_grad_buffer")
     _replace(buffers, "dist_reduce_scatter_func", reduce_scatter)
     _replace(buffers, "dist_all_gather_func", all_gather)
-
-
-def reduce_scatter(
-    output: torch.Tensor, input: torch.Tensor, op: Any = None, group: Any = None, async_op: bool = False
-) -> None:
-    """What `torch.distributed.reduce_scatter_tensor` does, for sums and means that are waited for.
-
-    Args:
-        output: This rank's part, ``[n]``; it may be a part of the input.
-        input: ``[ranks * n]``.
-        op: Sum or mean; None means the sum.
-        group: Process group.
-        async_op: Must be False.
-
-    Raises:
-        EngineError: Another reduction is asked for.
-    """
-    if async_op or op not in (None, dist.ReduceOp.SUM, dist.ReduceOp.AVG):
-        raise EngineError(f"the CPU adapter reduces gradients to sums and means that are waited for, not {op}")
-    received = torch.empty_like(input)
-    dist.all_to_all_single(received, input, group=group)
-    parts = received.view(dist.get_world_size(group), -1)
-    output.copy_(parts[0])
-    for part in parts[1:]:
-        output += part
-    if op == dist.ReduceOp.AVG:
-        output /= len(parts)
-
-
-def all_gather(output: torch.Tensor, input: torch.Tensor, group: Any = None, async_op: bool = False) -> None:
-    """What `torch.distributed.all_gather_into_tensor` does, and waits for it.
-
-    Args:
-        output: ``[ranks * n]``.
-        input: This rank's part, ``[n]``; it may be a part of the output.
-        group: Process group.
-        async_op: Must be False.
-
-    Raises:
-        EngineError: It shall not be waited for.
-    """
-    if async_op:
-        raise EngineError("the CPU adapter waits for parameters: overlap_param_gather is for GPUs")
-    parts = output.view(dist.get_world_size(group), -1)
-    mine = parts[dist.get_rank(group)]
-    if mine.data_ptr() != input.data_ptr():
-        mine.copy_(input)
-    for rank, part in enumerate(parts):
-        source = rank if group is None else dist.get_global_rank(group, rank)
-        dist.broadcast(part, source, group=group)
 
 
 def _with_cuda_type_names(function: Callable[..., Any]) -> Callable[..., Any]:

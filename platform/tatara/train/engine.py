@@ -132,6 +132,7 @@ class Engine:
             self.chunks,
             overrides,
         )
+        _fuse(self.optimizer)
         config.no_sync_func = [c.no_sync for c in self.chunks] if len(self.chunks) > 1 else self.chunks[0].no_sync
         config.grad_scale_func = self.optimizer.scale_loss
         self.waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -265,3 +266,12 @@ class Engine:
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _fuse(optimizer: Any) -> None:
+    """Have torch's Adam, where it is what Megatron found, update each parameter in one pass."""
+    for part in optimizer.chained_optimizers:
+        inner = getattr(part, "optimizer", None)
+        if isinstance(inner, torch.optim.Adam | torch.optim.AdamW):
+            for group in inner.param_groups:
+                group.update(fused=True, foreach=False)
