@@ -44,6 +44,12 @@ def operational(default: Any = ..., **field: Any) -> Any:
     return Field(default, json_schema_extra={"operational": True}, **field)
 
 
+def short_name(field: FieldInfo) -> str | None:
+    """The name by which a field can be set besides its dotted key, if it was declared with one."""
+    extra = field.json_schema_extra
+    return str(extra["short"]) if isinstance(extra, Mapping) and "short" in extra else None
+
+
 def is_operational(field: FieldInfo) -> bool:
     """Whether a field was declared with `operational`."""
     extra = field.json_schema_extra

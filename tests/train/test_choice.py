@@ -1,6 +1,8 @@
 """Which architecture a run trains, from a preset, a size or figures."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,14 @@ def test_what_does_not_fit_is_one_line(values, message):
         load(**values).resolve(4096, 64)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_size_is_one_dial_on_the_command_line(tmp_path):
+    from tatara.recipe.definition import load_recipe
+
+    page = tmp_path / "page.yaml"
+    page.write_text("name: p\nstages: {pretrain: {inputs: {tokens: tokens/t@1}}}\n")
+    recipe = load_recipe(page, {"params": "10M"})
+    assert recipe.stages[0].config.model.params == "10M"
+    shown = subprocess.run([sys.executable, "-m", "tatara", "pretrain", "--help"], capture_output=True, text=True)
+    assert "--params" in shown.stdout

@@ -91,6 +91,8 @@ def field_options(model: type[Config]) -> list[click.Parameter]:
     for key, field in config.leaf_fields(model):
         default = "" if field.is_required() else f"  [default: {field.get_default(call_default_factory=True)}]"
         spellings = [f"--{key}", *([f"--{key.replace('_', '-')}"] if "_" in key else [])]
+        if short := config.short_name(field):
+            spellings.append(f"--{short}")
         options.append(
             click.Option(
                 [*spellings, f"{_FIELD}{key}".replace(".", "__").replace(":", "_")],

@@ -215,7 +215,14 @@ def route_overrides(stages: Mapping[str, Stage], overrides: Mapping[str, Any]) -
     """
     routed: dict[str, dict[str, Any]] = {key: {} for key in stages}
     fields = {key: [name for name, _ in config.leaf_fields(stage.config)] for key, stage in stages.items()}
-    for dotted, value in overrides.items():
+    shorts = {
+        short: name
+        for stage in stages.values()
+        for name, field in config.leaf_fields(stage.config)
+        if (short := config.short_name(field))
+    }
+    for given, value in overrides.items():
+        dotted = shorts.get(given, given)
         head, _, rest = dotted.partition(".")
         if head in stages and rest:
             routed[head][rest] = value

@@ -3,7 +3,7 @@
 import copy
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from tatara.config import Config, nearest
@@ -26,7 +26,7 @@ class PretrainModel(Config):
 
     preset: str | None = None
     """A published architecture, such as llama3-8b, or a toy of its kind, such as toy-mixtral."""
-    params: str | int | None = None
+    params: str | int | None = Field(None, json_schema_extra={"short": "params"})
     """Number of parameters, such as 50M, from which a sensible shape is derived."""
     vocab_size: int | None = _of_spec("vocab_size")
     num_layers: int | None = _of_spec("num_layers")

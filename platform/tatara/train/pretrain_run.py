@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tatara.errors import ArtifactError, TrainingError
+from tatara.errors import ArtifactError, ConfigError, TrainingError
+from tatara.model.hf_families import family_of
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
 from tatara.train import ray_training
@@ -55,7 +56,7 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
         f"{config.num_workers} workers: "
         + ", ".join(f"{n} {getattr(layout, n)}" for n in ("tp", "pp", "cp", "ep", "dp"))
     )
-    for warning in plan.repeats():
+    for warning in (*plan.repeats(), *_without_family(spec)):
         stage_run.log(warning)
     stage_run.report("mixture", _mixture(plan))
     follower = Follower(stage_run, config)
@@ -95,6 +96,15 @@ def _spec(
             )
     vocabulary = max(int(read_tokens_json(directory)["vocab_size"]) for directory in sources.values())
     return chosen.resolve(vocabulary, longest_without_rope(plan))
+
+
+def _without_family(spec: ModelSpec) -> list[str]:
+    """A warning, before months of training, where nothing will be able to read what they make."""
+    try:
+        family_of(spec)
+    except ConfigError as error:
+        return [f"this model cannot be exported: {error}"]
+    return []
 
 
 def _newest(task: WorkerTask, stage_run: StageRun) -> Checkpoint | None:

@@ -8,24 +8,13 @@ import pytest
 
 from model.hf_cases import transformers_model
 from model.megatron_cases import small_spec
-from tatara import cluster
 from tatara.errors import ConfigError
 from tatara.stage import standalone
 from tatara.train.convert.import_config import STAGE, ImportConfig
 from tatara.train.convert.import_run import run
 from train.convert.export_cases import write_tokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster(s3_bucket, tmp_path_factory):
-    # Workers inherit this environment, and the S3 server's credentials that are in it.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TATARA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        cluster.connect(num_cpus=2)
-        yield
-        cluster.disconnect()
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_with_s3")]
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def without_training(directory):
         (without_tokenizer, {}, "holds no tokenizer.json: a checkpoint goes with its tokenizer"),
         (with_a_larger_tokenizer, {}, "the tokenizer has 501 tokens, but the model only 500"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_cannot_be_upcycled_is_refused_in_one_line(damage, config, said, checkpoint, tmp_path):
     payload = Path(shutil.copytree(checkpoint, tmp_path / "payload"))

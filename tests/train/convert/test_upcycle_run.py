@@ -8,7 +8,6 @@ import pytest
 
 from model.megatron_cases import layout
 from model.ranks import run_ranks
-from tatara import cluster
 from tatara.artifact import Draft, Store
 from tatara.errors import ConfigError
 from tatara.recipe.stages import find_stage
@@ -17,17 +16,7 @@ from tatara.train.convert.upcycle import STAGE, UpcycleConfig
 from tatara.train.convert.upcycle_run import run
 from train.convert import export_cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster(s3_bucket, tmp_path_factory):
-    # Workers inherit this environment, and the S3 server's credentials that are in it.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TATARA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        cluster.connect(num_cpus=2)
-        yield
-        cluster.disconnect()
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_with_s3")]
 
 
 @pytest.fixture(scope="module")

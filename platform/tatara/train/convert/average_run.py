@@ -6,17 +6,16 @@ The sums are taken in float64 and rounded once. The result has no optimizer stat
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tatara import cluster, storage
 from tatara.artifact import Artifact
-from tatara.errors import ArtifactError, ConfigError, EngineError, TataraError
+from tatara.errors import ArtifactError, ConfigError
 from tatara.stage import StageRun
 from tatara.train.convert.average import AverageConfig
+from tatara.train.convert.task import in_task, output_below
 
 if TYPE_CHECKING:
     from tatara.train.checkpoint.files import Slab
@@ -50,20 +49,15 @@ def run(config: AverageConfig, stage_run: StageRun) -> dict[str, Any]:
         ConfigError: ``weights`` does not fit the inputs.
         EngineError: The task did not finish in time.
     """
-    import ray
-
     shares = shares_of(config, list(stage_run.inputs))
-    cluster.ensure_fits([{"CPU": config.num_cpus}], "average", log=stage_run.log)
-    average = ray.remote(num_cpus=config.num_cpus, max_calls=1)(average_artifacts)
-    task = average.remote(config, dict(stage_run.inputs), shares, stage_run.output.url)
-    try:
-        summary: dict[str, Any] = ray.get(task, timeout=config.timeout)
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(task, force=True)
-        raise EngineError(f"averaging did not finish within {config.timeout:.0f} s: raise timeout") from None
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, TataraError) else error) from None
+    summary: dict[str, Any] = in_task(
+        average_artifacts,
+        *(config, dict(stage_run.inputs), shares, stage_run.output.url),
+        name="average",
+        num_cpus=config.num_cpus,
+        timeout=config.timeout,
+        log=stage_run.log,
+    )
     told = ", ".join(f"{name} {share:.3g}" for name, share in shares.items())
     stage_run.log(f"{summary['tensors']} tensors, {summary['parameters']:,} parameters, of {told}")
     return summary
@@ -88,13 +82,9 @@ def average_artifacts(
     config: AverageConfig, inputs: Mapping[str, Artifact], shares: Mapping[str, float], url: str
 ) -> dict[str, Any]:
     """Average checkpoint artifacts below a URL; see `average_directories`."""
-    directory = Path(url) if storage.is_local(url) else Path(tempfile.mkdtemp(prefix="tatara-average-"))
     sources = [Source(name, inputs[name].local(), share) for name, share in shares.items()]
-    summary = average_directories(config, sources, directory)
-    if not storage.is_local(url):
-        storage.upload(directory, url)
-        shutil.rmtree(directory)
-    return summary
+    with output_below(url) as directory:
+        return average_directories(config, sources, directory)
 
 
 def average_directories(config: AverageConfig, sources: Sequence[Source], directory: Path) -> dict[str, Any]:

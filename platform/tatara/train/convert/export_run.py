@@ -2,12 +2,9 @@
 
 import json
 import shutil
-import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tatara import storage
 from tatara.artifact import Artifact
 from tatara.errors import ArtifactError
 from tatara.model.hf_families import hf_config
@@ -15,7 +12,7 @@ from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
 from tatara.train.convert.export import ExportConfig
 from tatara.train.convert.one_rank import in_float32, load_megatron, logits, read_spec, single_rank
-from tatara.train.convert.task import in_task
+from tatara.train.convert.task import in_task, output_below
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +48,8 @@ def run(config: ExportConfig, stage_run: StageRun) -> dict[str, Any]:
 
 def export_artifact(config: ExportConfig, checkpoint: Artifact, url: str) -> dict[str, Any]:
     """Export a checkpoint artifact below a URL; returns the proof."""
-    from tatara.train.lean_imports import import_megatron
-
-    # Megatron warns of each fusion that it lacks without Apex and Transformer Engine.
-    warnings.filterwarnings("ignore", module=r"megatron\.")
-    import_megatron()
-    directory = Path(url) if storage.is_local(url) else Path(tempfile.mkdtemp(prefix="tatara-export-"))
-    proof = export_directory(config, checkpoint.local(), directory)
-    if not storage.is_local(url):
-        storage.upload(directory, url)
-        shutil.rmtree(directory)
-    return proof
+    with output_below(url) as directory:
+        return export_directory(config, checkpoint.local(), directory)
 
 
 def export_directory(config: ExportConfig, checkpoint: Path, directory: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from tatara.stage import StageRun
 from tatara.train.convert.import_config import ImportConfig
 from tatara.train.convert.import_source import TOKENIZER_FILES, model_files, read_architecture, read_config
 from tatara.train.convert.one_rank import build, in_float32, logits, single_rank
-from tatara.train.convert.task import in_task
+from tatara.train.convert.task import in_task, output_below
 from tatara.train.convert.weights import write_weights
 
 if TYPE_CHECKING:
@@ -57,24 +56,13 @@ def run(config: ImportConfig, stage_run: StageRun) -> dict[str, Any]:
 
 def import_to(config: ImportConfig, url: str) -> dict[str, Any]:
     """Import below a URL; returns the proof."""
-    from tatara.train.lean_imports import import_megatron
-
-    # Megatron warns of each fusion that it lacks without Apex and Transformer Engine.
-    warnings.filterwarnings("ignore", module=r"megatron\.")
-    import_megatron()
-    with tempfile.TemporaryDirectory(prefix="tatara-import-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="tatara-import-") as scratch, output_below(url) as directory:
         source = Path(config.path)
         if not storage.is_local(config.path):
-            source = Path(scratch) / "source"
-            source.mkdir()
+            source = Path(scratch)
             for file in model_files(config.path):
                 storage.download(file.url, source / file.path)
-        directory = Path(url) if storage.is_local(url) else Path(scratch) / "checkpoint"
-        directory.mkdir(exist_ok=True)
-        proof = import_directory(config, source, directory)
-        if not storage.is_local(url):
-            storage.upload(directory, url)
-    return proof
+        return import_directory(config, source, directory)
 
 
 def import_directory(config: ImportConfig, source: Path, directory: Path) -> dict[str, Any]:

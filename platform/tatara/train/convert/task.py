@@ -4,10 +4,14 @@ Megatron's process groups and, without a GPU, the CPU adapter belong to a proces
 asks for no GPU, so it runs on any node.
 """
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from tatara import cluster
+from tatara import cluster, storage
 from tatara.errors import EngineError, TataraError
 
 
@@ -49,3 +53,21 @@ def in_task(
         # A user's mistake is one line, also when it happened on another node.
         cause = error.cause
         raise (cause if isinstance(cause, TataraError) else error) from None
+
+
+@contextlib.contextmanager
+def output_below(url: str) -> Iterator[Path]:
+    """A directory of this machine whose content is at a URL when the block ends; Megatron can be imported in it."""
+    from tatara.train.lean_imports import import_megatron
+
+    # Megatron warns of each fusion that it lacks without Apex and Transformer Engine.
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    import_megatron()
+    if storage.is_local(url):
+        directory = Path(url)
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="tatara-output-") as scratch:
+        yield Path(scratch)
+        storage.upload(Path(scratch), url)

@@ -1,21 +1,17 @@
 """The ``upcycle`` stage: a dense checkpoint becomes one of a mixture of experts, with its first loss beside the old."""
 
 import json
-import shutil
-import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tatara import storage
 from tatara.artifact import Artifact
 from tatara.errors import ArtifactError
 from tatara.model.spec import ModelSpec
 from tatara.model.upcycle_settings import is_exact
 from tatara.stage import StageRun
 from tatara.train.convert.one_rank import build, in_float32, load_megatron, read_spec, single_rank
-from tatara.train.convert.task import in_task
+from tatara.train.convert.task import in_task, output_below
 from tatara.train.convert.upcycle import UpcycleConfig
 from tatara.train.convert.weights import write_weights
 
@@ -59,17 +55,8 @@ def run(config: UpcycleConfig, stage_run: StageRun) -> dict[str, Any]:
 
 def upcycle_artifact(config: UpcycleConfig, checkpoint: Artifact, url: str) -> dict[str, Any]:
     """Upcycle a checkpoint artifact below a URL; returns the proof."""
-    from tatara.train.lean_imports import import_megatron
-
-    # Megatron warns of each fusion that it lacks without Apex and Transformer Engine.
-    warnings.filterwarnings("ignore", module=r"megatron\.")
-    import_megatron()
-    directory = Path(url) if storage.is_local(url) else Path(tempfile.mkdtemp(prefix="tatara-upcycle-"))
-    proof = upcycle_directory(config, checkpoint.local(), directory)
-    if not storage.is_local(url):
-        storage.upload(directory, url)
-        shutil.rmtree(directory)
-    return proof
+    with output_below(url) as directory:
+        return upcycle_directory(config, checkpoint.local(), directory)
 
 
 def upcycle_directory(config: UpcycleConfig, checkpoint: Path, directory: Path) -> dict[str, Any]:
