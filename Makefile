@@ -71,8 +71,17 @@ floors: $(VENV)/.tatara-test
 	@$(call step,check import floors,'$(BIN)/lint-imports' --no-cache)
 
 test: lint types floors
-	@$(call step,run the test suite,'$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile --cov \
-		--cov-report=term:skip-covered $(PYTEST_ARGS))
+	@$(call step,run the test suite,$(run_tests))
+
+# What can share the machine runs on two workers, then the rest alone. PYTEST_ARGS chooses, in one run.
+define run_tests
+$(if $(PYTEST_ARGS),'$(BIN)/python' -m pytest $(PYTEST_ARGS),$(run_all_tests))
+endef
+
+define run_all_tests
+'$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile -m 'not alone' --cov --cov-report=
+'$(BIN)/python' -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
+endef
 
 bench: $(VENV)/.tatara-cpu
 	@$(call step,benchmarks,for script in tests/benchmarks/bench_*.py; do echo "--- $$script"; '$(BIN)/python' "$$script"; done)

@@ -41,3 +41,14 @@ def sample_data() -> Path:
     if not found or not Path(found).is_dir():
         pytest.skip("needs the sample data: set TATARA_SAMPLE_DATA to their directory")
     return Path(found)
+
+
+_ALONE = ("cluster", "engine", "serve", "jobs", "cli")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what must not share the machine: Ray clusters, vLLM, and processes that are timed or killed."""
+    for item in items:
+        place = item.path.relative_to(config.rootpath / "tests").parts
+        if place[0] in _ALONE or len(place) == 1 or item.get_closest_marker("ray"):
+            item.add_marker("alone")

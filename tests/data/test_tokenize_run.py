@@ -220,9 +220,10 @@ def test_sources_share_a_tokenizer_by_an_input(tokens: Artifact, tmp_path: Path)
     name = "tokenizer/tokenizer.json"
     assert shared.local(name).read_bytes() == tokens.local(name).read_bytes()
     assert shared.read_json("tokens.json")["tokenizer_sha256"] == tokens.read_json("tokens.json")["tokenizer_sha256"]
-    twice = CONFIG.model_copy(update={"tokenizer": "elsewhere"})
+    given = str(tokens.local("tokenizer"))
+    twice = CONFIG.model_copy(update={"tokenizer": given})
     with standalone(STAGE, twice, inputs=inputs, root=tmp_path, name="twice") as attempt:
-        with pytest.raises(ConfigError, match="tokenizer=elsewhere and the input tokenizer=tokens/t@1: give one"):
+        with pytest.raises(ConfigError, match="and the input tokenizer=tokens/t@1: give one of them"):
             tokenize_run.run(twice, attempt.stage_run)
 
 

@@ -37,10 +37,14 @@ def train(config: PretrainConfig, stage_run: StageRun, task: WorkerTask, followe
     workers = f"{config.num_workers} worker" + ("s" if config.num_workers > 1 else "")
     ensure_fits([resources] * config.num_workers, f"pretrain ({workers})", log=stage_run.log)
     started = time.time()
+    received: list[int] = []
     try:
-        with _environment(_RAY_TRAIN_SETTINGS), follower.following(), _signals_held() as when_stopped:
+        with _environment(_RAY_TRAIN_SETTINGS), follower.following(), _signals_held(received) as when_stopped:
             _trainer(config, stage_run.work, task, resources, when_stopped).fit()
     except Exception as error:
+        if received:
+            # What the signal's own handler raised was lost on the way.
+            raise KeyboardInterrupt from error
         from tatara.train.failures import as_training_error
 
         raise as_training_error(error, max(0, follower.starts - 1)) from error
@@ -88,16 +92,18 @@ def _trainer(
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[Callable[[Callable[[], None]], None]]:
+def _signals_held(received: list[int]) -> Iterator[Callable[[Callable[[], None]], None]]:
     """Let a stop signal end what the block waits for, and only then do what the signal does elsewhere.
 
     Ray loses an exception that a signal handler raises while the main thread waits inside of Ray.
+
+    Args:
+        received: Gets the numbers of the signals that come.
 
     Yields:
         Takes the function that ends the wait; before it is called, signals do what they did.
     """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    received: list[int] = []
 
     def hold(stop: Callable[[], None]) -> None:
         def handle(number: int, _: Any) -> None:

@@ -32,13 +32,13 @@ class StragglerSettings(Config):
 
     every: int = Field(10, ge=1)
     """Steps between two looks at all ranks; each look is one small collective."""
-    window: int = Field(8, ge=2)
+    window: int = Field(12, ge=2)
     """Looks that are taken together."""
     ratio: float = Field(1.2, gt=1)
     """Own time, relative to the median of the other ranks, from which on a rank is slow."""
     sigmas: float = Field(5.0, gt=0)
     """And how far beyond the usual noise, in robust standard deviations."""
-    persistence: float = Field(0.75, gt=0, le=1)
+    persistence: float = Field(0.9, gt=0, le=1)
     """Share of the looks in the window in which it must have been so."""
 
 
