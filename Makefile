@@ -11,6 +11,7 @@ PROMPT ?= The function returns
 KEEP ?=
 CORPUS ?=
 TEST_WORKERS ?= 2
+COVERAGE ?=
 export HF_HUB_OFFLINE = 1
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
@@ -28,7 +29,7 @@ endef
 .PHONY: help
 help:
 	@echo "make demo    from raw text to an answered HTTP request (KEEP=1 leaves it serving, CORPUS=... takes your text)"
-	@echo "make test    linters, types, import floors and the whole test suite"
+	@echo "make test    linters, types, import floors and the whole test suite (COVERAGE=1 says which lines ran)"
 	@echo "make install | lint | format | types | floors | bench | lock | clean"
 
 $(VENV)/.tatara-cpu: $(LOCKS)/cpu.lock $(ROOT)/pyproject.toml
@@ -73,14 +74,15 @@ floors: $(VENV)/.tatara-test
 test: lint types floors
 	@$(call step,run the test suite,$(run_tests))
 
-# What can share the machine runs on two workers, then the rest alone. PYTEST_ARGS chooses, in one run.
+# What can share the machine runs on two workers, then the rest alone. PYTEST_ARGS chooses, in one run. COVERAGE=1 also
+# measures which lines ran, which costs the tests of pure Python a good part of their time again.
 define run_tests
 $(if $(PYTEST_ARGS),'$(BIN)/python' -m pytest $(PYTEST_ARGS),$(run_all_tests))
 endef
 
 define run_all_tests
-'$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile -m 'not alone' --cov --cov-report=
-'$(BIN)/python' -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
+'$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile -m 'not alone' $(if $(COVERAGE),--cov --cov-report=)
+'$(BIN)/python' -m pytest -m alone $(if $(COVERAGE),--cov --cov-append --cov-report=term:skip-covered)
 endef
 
 bench: $(VENV)/.tatara-cpu

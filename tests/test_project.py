@@ -128,6 +128,7 @@ LIGHT = [
     "tatara", "tatara.config", "tatara.artifact", "tatara.storage", "tatara.stage", "tatara.recipe", "tatara.cluster",
     "tatara.tracking", "tatara.cli", "tatara.data.pipeline.config", "tatara.data.tokenize", "tatara.train.pretrain",
     "tatara.train.convert.export", "tatara.model.spec", "tatara.engine.config", "tatara.serve.config", "tatara.doctor",
+    "tatara.chat", "tatara.posttrain.dialogues", "tatara.posttrain.render", "tatara.posttrain.sft",
 ]  # fmt: skip
 HEAVY = ("torch", "ray", "vllm", "transformers", "megatron", "pyarrow", "wandb", "tokenizers", "numpy")
 

@@ -18,6 +18,11 @@ from tatara.artifact import Store
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "quickstart.yaml"
 
+KINDS = [
+    *(f"{kind}/quickstart" for kind in ("documents", "tokens", "checkpoint", "conversations", "model", "endpoint")),
+    *(f"{kind}/quickstart-sft" for kind in ("tokens", "checkpoint")),
+]
+
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -26,7 +31,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     corpus = write_corpus(directory / "corpus.jsonl", documents=60)
     return [
         *(str(RECIPE), "--root", str(directory / "root"), "--corpus", str(corpus), "--vocab_size", "512"),
-        *("--sequence_length", "64", "--steps", "12", "--serve.port", str(free_port())),
+        *("--tokenize.sequence_length", "64", "--render.sequence_length", "64", "--pretrain.steps", "12"),
+        *("--sft.steps", "6", "--arithmetic.train", "100", "--serve.port", str(free_port())),
     ]
 
 
@@ -45,10 +51,10 @@ def tatara(*line: str) -> "subprocess.CompletedProcess[str]":
 
 def test_every_stage_left_a_verified_artifact(root: Path) -> None:
     store = Store(root)
-    for kind in ("documents", "tokens", "checkpoint", "model", "endpoint"):
-        assert store.open(f"{kind}/quickstart@1").verify() == [], kind
-    lineage = [node.reference for node in store.lineage(store.open("endpoint/quickstart")).walk()]
-    assert lineage == [f"{kind}/quickstart@1" for kind in ("endpoint", "model", "checkpoint", "tokens", "documents")]
+    for kind in KINDS:
+        assert store.open(f"{kind}@1").verify() == [], kind
+    lineage = {node.reference for node in store.lineage(store.open("endpoint/quickstart")).walk()}
+    assert lineage == {f"{kind}@1" for kind in KINDS}
 
 
 def test_the_model_is_what_was_trained(root: Path) -> None:
@@ -59,19 +65,26 @@ def test_the_model_is_what_was_trained(root: Path) -> None:
     losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
     assert len(losses) == 12
     assert losses[-1] < losses[0]
+    tuned = store.open("checkpoint/quickstart-sft").metrics
+    assert (tuned["steps"], tuned["chat_template"]) == (6, "chatml@1")
 
 
 def test_the_model_answered_over_http(root: Path) -> None:
     answers = Store(root).open("endpoint/quickstart").read_json("answers.json")
     assert answers
     assert all(answer["completion"] == answer["streamed"] for answer in answers)
+    assert "What is 23 + 45?" in {answer["prompt"] for answer in answers}
+    # The chat template's stop tokens end generation, besides the end of a text.
+    model = Store(root).open("model/quickstart")
+    assert model.read_json("chat_template.json")["stop_tokens"] == ["<|im_end|>"]
+    assert len(model.read_json("generation_config.json")["eos_token_id"]) == 2
 
 
 def test_the_report_shows_all_of_it(root: Path) -> None:
     (report,) = (root / "runs" / "quickstart").glob("*/report.html")
     text = report.read_text()
-    for kind in ("documents", "tokens", "checkpoint", "model", "endpoint"):
-        assert f"{kind}/quickstart@1" in text
+    for kind in KINDS:
+        assert f"{kind}@1" in text
     assert "loss" in text
     assert not re.search(r"(src|href)=[\"']https?://", text)
 
@@ -79,15 +92,16 @@ def test_the_report_shows_all_of_it(root: Path) -> None:
 def test_running_it_again_does_nothing(root: Path, arguments: list[str]) -> None:
     done = tatara("run", *arguments)
     assert done.returncode == 0
-    assert "nothing to do: 5 of 5 stages of 'quickstart' are up to date" in done.stdout
+    assert "nothing to do: 8 of 8 stages of 'quickstart' are up to date" in done.stdout
     assert "report.html" in done.stdout
 
 
 def test_changing_one_stage_runs_it_and_what_depends_on_it(root: Path, arguments: list[str]) -> None:
-    done = tatara("run", *arguments, "--steps", "14", "--dry-run")
+    done = tatara("run", *arguments, "--pretrain.steps", "14", "--dry-run")
     assert re.search(r"tokenize\s+skip", done.stdout)
-    for stage in ("pretrain", "export", "serve"):
-        assert re.search(rf"{stage}\s+run\s+\w+/quickstart@2", done.stdout), done.stdout
+    for stage in ("pretrain", "sft", "export", "serve"):
+        assert re.search(rf"{stage}\s+run\s+\w+/quickstart(-sft)?@2", done.stdout), done.stdout
+    assert re.search(r"render\s+skip", done.stdout)
     assert re.search(r"steps 12 -> 14", done.stdout)
 
 

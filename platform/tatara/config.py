@@ -1,5 +1,6 @@
 """Typed configuration: a YAML file plus command-line overrides becomes a frozen pydantic model."""
 
+import copy
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from tatara.errors import ConfigError
@@ -22,6 +23,18 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), validate_default=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_stated(cls, given: Any) -> Any:
+        """What is said of a nested configuration changes the field's own default, not that of the nested class."""
+        if not isinstance(given, Mapping):
+            return given
+        found = dict(given)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Config) and isinstance(found.get(name), Mapping):
+                found[name] = _merged(_stated(field.default), found[name])
+        return found
+
     def identity(self) -> dict[str, Any]:
         """The part that decides what a stage computes: every field but the operational ones, JSON-able."""
         return _identity(self)
@@ -34,6 +47,27 @@ class Config(BaseModel):
     def more_fields(cls) -> Iterator[tuple[str, FieldInfo]]:
         """Dotted keys that may be set besides those of the declared fields."""
         yield from ()
+
+
+def _stated(value: Config) -> dict[str, Any]:
+    """What a configuration says besides the defaults of its class."""
+    try:
+        usual = type(value)()
+    except pydantic.ValidationError:
+        return value.model_dump(exclude_unset=True)
+    return {
+        name: _stated(item) if isinstance(item, Config) and type(item) is type(getattr(usual, name)) else item
+        for name, item in value
+        if item != getattr(usual, name)
+    }
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(below)
+    for name, item in above.items():
+        inner = found.get(name)
+        found[name] = _merged(inner, item) if isinstance(inner, Mapping) and isinstance(item, Mapping) else item
+    return found
 
 
 def operational(default: Any = ..., **field: Any) -> Any:
@@ -138,14 +172,26 @@ def parse_scalar(text: str) -> Any:
     return value if value is not None or text.strip().lower() in {"null", "~"} else text
 
 
-def leaf_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every settable field of a configuration as (dotted key, field), nested configurations flattened."""
+def leaf_fields(
+    model: type[BaseModel], prefix: str = "", default: BaseModel | None = None
+) -> Iterator[tuple[str, FieldInfo]]:
+    """Every settable field of a configuration as (dotted key, field), nested configurations flattened.
+
+    Args:
+        model: The configuration class.
+        prefix: Of the keys.
+        default: Where the defaults come from, if not from the class.
+    """
     for name, field in model.model_fields.items():
+        usual = field.default if default is None else getattr(default, name)
         nested = nested_model(field.annotation)
-        if nested is None:
-            yield f"{prefix}{name}", field
-        else:
-            yield from leaf_fields(nested, f"{prefix}{name}.")
+        if nested is not None:
+            yield from leaf_fields(nested, f"{prefix}{name}.", usual if isinstance(usual, nested) else None)
+            continue
+        if default is not None and usual != field.default:
+            field = copy.copy(field)
+            field.default, field.default_factory = usual, None
+        yield f"{prefix}{name}", field
     if issubclass(model, Config):
         yield from ((f"{prefix}{key}", field) for key, field in model.more_fields())
 

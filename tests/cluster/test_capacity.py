@@ -74,6 +74,7 @@ def test_a_plain_head_does_not_grow(disconnected):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_autoscaling_cluster(disconnected, monkeypatch):
     """One cluster for all of it, since it takes long to start: node types known, then only the autoscaler's verdict."""
     small = {"resources": {"CPU": 1, "object_store_memory": 200 << 20}, "max_workers": 2}
@@ -91,10 +92,10 @@ def test_autoscaling_cluster(disconnected, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(capacity, "find_growth", lambda: Growth(capacity._autoscaler_reports()))
             with pytest.raises(ClusterError, match=r"Asked: 3 x {CPU: 1}\. .*its autoscaler says it cannot add enough"):
-                cluster.ensure_fits([{"CPU": 1}] * 3, "train", timeout_s=90)
+                cluster.ensure_fits([{"CPU": 1}] * 3, "train", timeout_s=150)
 
         said: list[str] = []
-        cluster.ensure_fits([{"CPU": 1}] * 2, "train", timeout_s=120, log=said.append)
+        cluster.ensure_fits([{"CPU": 1}] * 2, "train", timeout_s=300, log=said.append)
         assert "the autoscaler is adding nodes" in said[0]
         assert cluster.view().total("CPU") == 2
         cluster.disconnect()

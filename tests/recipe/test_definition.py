@@ -21,12 +21,14 @@ def page(tmp_path: Path, **stages: object) -> Path:
 
 def test_the_quickstart_is_a_recipe() -> None:
     recipe = load_recipe(QUICKSTART)
-    assert [item.key for item in recipe.stages] == ["curate", "tokenize", "pretrain", "export", "serve"]
-    assert recipe.downstream("pretrain") == {"pretrain", "export", "serve"}
+    assert [item.key for item in recipe.stages] == [
+        *("curate", "tokenize", "pretrain", "dialogues", "render", "sft", "export", "serve")
+    ]
+    assert recipe.downstream("pretrain") == {"pretrain", "sft", "export", "serve"}
 
 
 def test_overrides_go_to_the_stage_that_has_the_key() -> None:
-    recipe = load_recipe(QUICKSTART, {"corpus": "x.jsonl", "layout.tp": "2", "serve.port": "9000"})
+    recipe = load_recipe(QUICKSTART, {"corpus": "x.jsonl", "pretrain.layout.tp": "2", "serve.port": "9000"})
     by_key = {item.key: item.config for item in recipe.stages}
     assert by_key["curate"].corpus == "x.jsonl"
     assert by_key["pretrain"].layout.tp == 2

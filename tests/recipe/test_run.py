@@ -81,10 +81,8 @@ def test_run_skip_change_and_report(tmp_path: Path) -> None:
     assert attempts(root) == []
     assert not list((root / "work").glob("*/"))
 
-    started = time.monotonic()
     again = tatara("run", path)
     assert "nothing to do: 2 of 2 stages" in again
-    assert time.monotonic() - started < 60
     assert len(list((root / "runs" / "small").glob("*/run.json"))) == 1
 
     # Another vocabulary: the corpus is not curated again.
@@ -95,6 +93,16 @@ def test_run_skip_change_and_report(tmp_path: Path) -> None:
     assert store.versions("tokens", "small") == [1, 2]
     # And back: what was made before is still there.
     assert "nothing to do" in tatara("run", recipe(tmp_path))
+
+    # A version that is fixed cannot be had with another content.
+    loaded = yaml.safe_load(path.read_text())
+    loaded["stages"]["curate"]["version"] = 1
+    loaded["stages"]["curate"]["config"]["pipeline"] = {"length": {"min_characters": 200}}
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text(yaml.safe_dump(loaded))
+    refused = tatara("run", fixed, code=1)
+    assert "documents/small@1 is there with another content (pipeline.length.min_characters 100 -> 200)" in refused
+    assert "set version: 2" in refused
 
     # The corpus itself changed: everything that depends on it runs again.
     write_corpus(tmp_path / "corpus.jsonl", documents=30)
@@ -108,18 +116,6 @@ def test_run_skip_change_and_report(tmp_path: Path) -> None:
     assert "files have the hashes of the manifest" in tatara("verify", "tokens/small@1", "--root", root)
     (root / "tokens" / "small@1" / "train.bin").write_bytes(b"damaged")
     assert "train.bin" in tatara("verify", "tokens/small@1", "--root", root, code=1)
-
-
-def test_a_fixed_version_with_another_content_is_refused(tmp_path: Path) -> None:
-    path = recipe(tmp_path)
-    tatara("run", path, "--only", "curate")
-    loaded = yaml.safe_load(path.read_text())
-    loaded["stages"]["curate"]["version"] = 1
-    loaded["stages"]["curate"]["config"]["pipeline"] = {"length": {"min_characters": 200}}
-    path.write_text(yaml.safe_dump(loaded))
-    output = tatara("run", path, code=1)
-    assert "documents/small@1 is there with another content (pipeline.length.min_characters 100 -> 200)" in output
-    assert "set version: 2" in output
 
 
 def test_only_and_from_need_what_comes_before(tmp_path: Path) -> None:
@@ -160,14 +156,16 @@ def test_stopped_in_the_middle_then_run_again(tmp_path: Path, how: signal.Signal
     time.sleep(1.5)
     family = [*stage.children(recursive=True), stage]
     process.send_signal(how)
-    output, _ = process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(family, timeout=40)
+    output, _ = process.communicate(timeout=120)
+    _, alive = psutil.wait_procs(family, timeout=90)
     assert alive == []
     assert Store(root).versions("documents", "small") == []
     if how is not signal.SIGKILL:
         assert process.returncode == 130, output
         assert "interrupted" in output
         assert attempts(root) == []
+        return
+    # Nobody could clean up: the next run does.
     tatara("run", path, "--only", "curate")
     assert Store(root).open("documents/small@1").verify() == []
     assert attempts(root) == []
@@ -176,7 +174,8 @@ def test_stopped_in_the_middle_then_run_again(tmp_path: Path, how: signal.Signal
 def test_two_runs_at_once(tmp_path: Path) -> None:
     root = tmp_path / "root"
     path = recipe(tmp_path)
-    first = subprocess.Popen(command("run", path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = command("run", path, "--only", "curate")
+    first = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(root, "documents/.attempts/small@1-*/", first)
     second = tatara("run", path, code=1)
     assert re.search(rf"recipe 'small' is being run by process {first.pid} on .*: wait for it", second)
@@ -184,7 +183,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
     assert "curate of 'small' is being run by process" in stage
     output, _ = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 0, output
-    assert Store(root).open("tokens/small@1").verify() == []
+    assert Store(root).open("documents/small@1").verify() == []
 
 
 def test_the_same_on_s3(tmp_path: Path, s3_bucket: str) -> None:

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from tatara.tracking import Lineage, LineageEdge, LineageNode, RunRecord, StageRecord
-from tracking import training_records
+from tracking import rl_records, training_records
 
 START = 1_760_000_000.0
 HOSTILE = '<script>window.pwned=1</script></pre></style><img src=x onerror="window.pwned=1">\'"&\x00\ud800\u202e'
@@ -85,7 +85,7 @@ def curate(text: str = "An honest document.") -> StageRecord:
 
 
 def full_run(text: str = "An honest document.", steps: int = 600) -> RunRecord:
-    """A run of five stages in which every report key is used; ``text`` stands wherever a user's text can."""
+    """A run of six stages in which every report key is used; ``text`` stands wherever a user's text can."""
     tokenize = StageRecord(
         name="tokenize",
         kind="tokens",
@@ -111,6 +111,17 @@ def full_run(text: str = "An honest document.", steps: int = 600) -> RunRecord:
         reports=training_records.reports(text),
         series=loss_rows(steps) + training_records.series(steps),
         inputs=["tokens/quickstart@1"],
+    )
+    grpo = StageRecord(
+        name="grpo",
+        kind="checkpoint",
+        status="done",
+        seconds=0.5,
+        started=START + 259.5,
+        artifact="checkpoint/grpo@1",
+        reports=rl_records.reports(text),
+        series=rl_records.series(min(steps, 40)),
+        inputs=["checkpoint/quickstart@1"],
     )
     export = StageRecord(
         name="export",
@@ -140,7 +151,7 @@ def full_run(text: str = "An honest document.", steps: int = 600) -> RunRecord:
         finished=START + 310,
         status="done",
         address="http://127.0.0.1:8000/v1",
-        stages=[curate(text), tokenize, pretrain, export, serve],
+        stages=[curate(text), tokenize, pretrain, grpo, export, serve],
         environment={"python": "3.11.7", "packages": {"torch": "2.13.0"}, "cpu": text, "memory_bytes": 2**34},
         command=f"tatara run quickstart.yaml --note {text}",
     )

@@ -60,12 +60,15 @@ def test_an_unknown_mode_is_refused() -> None:
         resolve_mode("sometimes", {})
 
 
-def test_offline_run_holds_config_and_history(tmp_path: Path) -> None:
+def test_offline_run_holds_config_history_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
+    # On a busy machine.
+    monkeypatch.setitem(wandb_sink.FINISH_SECONDS, "offline", 60.0)
     warnings: list[str] = []
     path = tmp_path / "metrics.jsonl"
     config = {"layout": {"tp": 2}}
     with MetricLog(path, project="tests", run_name="quickstart/pretrain", config=config, warn=warnings.append) as log:
+        log.table(0, "transcripts", ["response", "reward"], [["<b>two</b>", 1.0], ["three", None]])
         for step in range(1, 31):
             log.log(step, **{"train.loss": 10 - step / 10})
         # A resumed run repeats steps; W&B's own counter would drop them.
@@ -82,6 +85,10 @@ def test_offline_run_holds_config_and_history(tmp_path: Path) -> None:
         for record in records
         if record.HasField("history")
     ]
+    table, *history = history
+    assert table["step"] == 0
+    (stored,) = (Path(store).parent / "files" / "media" / "table").glob("transcripts*.json")
+    assert json.loads(stored.read_text())["data"] == [["<b>two</b>", 1.0], ["three", None]]
     assert [row["step"] for row in history] == [*range(1, 31), 20]
     assert [row["train.loss"] for row in history] == [row["train.loss"] for row in read_metrics(path)]
 
@@ -154,8 +161,8 @@ def test_a_client_that_fails_or_hangs_costs_one_warning_and_no_value(
     script.write_text(client)
     # The real pipe, threads and timeouts, with a program at the other end that misbehaves.
     monkeypatch.setattr(wandb_sink, "client_command", lambda: [sys.executable, str(script)])
-    monkeypatch.setattr(wandb_sink, "START_SECONDS", 1.0)
-    monkeypatch.setattr(wandb_sink, "FINISH_SECONDS", {"offline": 2.0})
+    monkeypatch.setattr(wandb_sink, "START_SECONDS", 0.5)
+    monkeypatch.setattr(wandb_sink, "FINISH_SECONDS", {"offline": 1.0})
     warnings: list[str] = []
     log = MetricLog(tmp_path / "m.jsonl", project="p", run_name="r", config={}, warn=warnings.append)
     for step in range(3000):

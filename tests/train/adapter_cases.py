@@ -26,6 +26,19 @@ def replaced() -> dict[str, Any]:
     }
 
 
+def refusal_after(change: str) -> str:
+    """What the adapter says when it is installed after a change to Megatron, which is Python's own text."""
+    from tatara.errors import EngineError
+    from tatara.train import cpu_adapter
+
+    exec(change, {})
+    try:
+        cpu_adapter.install()
+    except EngineError as error:
+        return str(error)
+    return "installed"
+
+
 def collectives() -> dict[str, Any]:
     """The adapter's reduce-scatter and all-gather, in place as Megatron calls them, and torch's own."""
     import torch.distributed as dist

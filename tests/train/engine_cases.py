@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from megatron.core import parallel_state
 from safetensors.torch import save_file
 
 from tatara.model.compute import ComputeSettings
@@ -23,7 +25,7 @@ from tatara.train.layout import ParallelLayout
 from tatara.train.optimizer import AdamSettings
 from train.tokens_cases import SEQUENCE, VOCABULARY
 
-GLOBAL_BATCH = 8
+GLOBAL_BATCH = 4
 MICRO_BATCH = 2
 ADAM = AdamSettings(learning_rate=3e-3, clip_norm=0.7)
 
@@ -45,11 +47,13 @@ class Run:
         layout: dict[str, Any],
         compute: ComputeSettings = ComputeSettings(),  # noqa: B008 - frozen
         adam: AdamSettings = ADAM,
+        micro_batch: int = MICRO_BATCH,
         **changes: Any,
     ) -> None:
         self.engine = Engine(
-            spec(**changes), ParallelLayout(**layout), adam, micro_batch_size=MICRO_BATCH, seed=4, compute=compute
+            spec(**changes), ParallelLayout(**layout), adam, micro_batch_size=micro_batch, seed=4, compute=compute
         )
+        self.micro_batch = micro_batch
         self.data = PackedTokens(Path(tokens), "train", SEQUENCE)
         self.held_out = PackedTokens(Path(tokens), "validation", SEQUENCE)
 
@@ -57,7 +61,7 @@ class Run:
         engine = self.engine
         mine = rank_slice(step_positions(step, GLOBAL_BATCH), engine.data_rank, engine.layout.dp)
         batch = self.data.batch(bins_at(mine, self.data.num_bins, seed=4))
-        result = engine.train_step(batch.split(MICRO_BATCH), learning_rate=rate(step))
+        result = engine.train_step(batch.split(self.micro_batch), learning_rate=rate(step))
         return result.loss, result.tokens, result.gradient_norm
 
     def global_batch(self, step: int) -> Batch:
@@ -79,7 +83,7 @@ class Run:
     def validate(self) -> tuple[float, int]:
         engine = self.engine
         # Seven rows and one of padding.
-        lists = [[0, 1], [2, 3], [4, 5], [6, -1]]
+        lists = np.array([0, 1, 2, 3, 4, 5, 6, -1]).reshape(-1, self.micro_batch).tolist()
         result = engine.evaluate([self.held_out.batch(bins) for bins in lists[engine.data_rank :: engine.layout.dp]])
         return result.mean, result.tokens
 
@@ -94,6 +98,17 @@ def train(
     """Losses, token counts and gradient norms of the first steps, then the validation loss."""
     run = Run(tokens, layout, compute, **changes or {})
     return [run.step(step) for step in range(steps)], run.validate()
+
+
+def train_in(tokens: str, runs: dict[str, tuple[dict[str, Any], int, dict[str, Any]]]) -> dict[str, Any]:
+    """The same for several layouts, one after the other: name to (layout, steps, keywords of `Run`)."""
+    found = {}
+    for name, (layout, steps, keywords) in runs.items():
+        if parallel_state.model_parallel_is_initialized():
+            parallel_state.destroy_model_parallel()
+        run = Run(tokens, layout, **keywords)
+        found[name] = [run.step(step) for step in range(steps)], run.validate()
+    return found
 
 
 def beside_hugging_face(tokens: str, steps: int, changes: dict[str, Any]) -> Any:
@@ -218,10 +233,12 @@ def save_to_a_full_disk(tokens: str, root: str) -> str:
     return "written"
 
 
-def fail_to_load(tokens: str, layout: dict[str, Any]) -> str:
-    """The message of building an engine whose layout does not fit."""
-    try:
-        Run(tokens, layout)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "built"
+def fail_to_load(tokens: str, layouts: list[dict[str, Any]]) -> list[str]:
+    """The messages of building an engine in layouts that do not fit."""
+    said = []
+    for layout in layouts:
+        try:
+            Run(tokens, layout)
+        except Exception as error:
+            said.append(f"{type(error).__name__}: {error}")
+    return said

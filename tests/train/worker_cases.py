@@ -10,13 +10,13 @@ from typing import Any
 from tatara import config
 from tatara.errors import TataraError
 from tatara.train.pretrain import PretrainConfig
-from tatara.train.pretrain_worker import Rank
+from tatara.train.pretrain_worker import PretrainRank
 from tatara.train.task import EVENTS, WorkerTask
 
 SETTINGS: dict[str, Any] = {
     "steps": 24,
     "global_batch_size": 8,
-    "micro_batch_size": 2,
+    "micro_batch_size": 4,
     "checkpoint_interval": 6,
     "validation_interval": 12,
     "validation_sequences": 6,
@@ -48,7 +48,7 @@ def train(
     if address_space is not None:
         resource.setrlimit(resource.RLIMIT_AS, (address_space, resource.RLIM_INFINITY))
     try:
-        rank = Rank(WorkerTask(**given), int(os.environ["RANK"]), 0)
+        rank = PretrainRank(WorkerTask(**given), int(os.environ["RANK"]), 0)
         if stop_after is not None:
             _before(rank, stop_after, _stop)
         if corrupt_after is not None:
@@ -63,7 +63,7 @@ def train(
     return "done"
 
 
-def _before(rank: Rank, number: int, action: Callable[[], None]) -> None:
+def _before(rank: PretrainRank, number: int, action: Callable[[], None]) -> None:
     step = rank._step
 
     def stepping(at: int) -> bool:
@@ -78,7 +78,7 @@ def _stop() -> None:
     raise Stopped
 
 
-def _corrupt(rank: Rank) -> None:
+def _corrupt(rank: PretrainRank) -> None:
     """What a flaky memory does."""
     named = dict(rank.engine.chunks[0].module.named_parameters())
     named["decoder.layers.1.mlp.linear_fc1.weight"].data[3, 5] = float("nan")

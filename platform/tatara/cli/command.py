@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import tatara
-from tatara.cli import consumed, curating, inspection, planning, running, stages
+from tatara.cli import consumed, curating, inspection, planning, running, simulation, stages
 from tatara.errors import own_error
 
 _INTERRUPTED = 130
@@ -49,6 +49,7 @@ commands.add_command(inspection.doctor)
 commands.add_command(consumed.consumed)
 commands.add_command(curating.steps)
 commands.add_command(planning.plan)
+commands.add_command(simulation.simulate)
 
 
 def main(arguments: list[str] | None = None) -> None:

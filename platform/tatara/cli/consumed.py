@@ -120,10 +120,11 @@ def open_run(store: "Store", checkpoint: "Artifact") -> ConsumedRun:
     from tatara.train.feed.plan import SourceSize
     from tatara.train.pretrain import STAGE, PretrainConfig
 
-    if checkpoint.manifest.stage != STAGE.name:
+    # Fine-tuning is the same run with other defaults.
+    if checkpoint.manifest.stage not in (STAGE.name, "sft"):
         raise ArtifactError(
-            f"{checkpoint.reference} was made by {checkpoint.manifest.stage}, not by {STAGE.name}: name the checkpoint "
-            "of the training run"
+            f"{checkpoint.reference} was made by {checkpoint.manifest.stage}, not by {STAGE.name} or sft: name the "
+            "checkpoint of the training run"
         )
     config = load(PretrainConfig, checkpoint.manifest.config, where=f"{checkpoint.reference}: config")
     sizes, packings, names = {}, {}, {}

@@ -31,7 +31,7 @@ def run(
     """Run what is missing of RECIPE.
 
     Any key of a stage's configuration can be given as --STAGE.KEY VALUE, or as --KEY VALUE where one stage alone has
-    it: --corpus my.jsonl --layout.tp 2 --serve.port 9000
+    it: --corpus my.jsonl --pretrain.layout.tp 2 --serve.port 9000
     """
     from tatara.recipe.definition import load_recipe
     from tatara.recipe.execution import run_recipe

@@ -20,6 +20,8 @@ from tatara.errors import ClusterError
 
 _POLL_SECONDS = 0.5
 _REPEAT_SECONDS = 15.0
+_ASK_SECONDS = 60.0
+"""How long the head may take to start a worker that says what its autoscaler was started with."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _ask_head() -> dict[str, Any] | None:
     task = ray.remote(_read_autoscaler_config).options(num_cpus=0, max_retries=1, scheduling_strategy=pinned)
     reference = task.remote()
     try:
-        answer: dict[str, Any] | None = ray.get(reference, timeout=20)
+        answer: dict[str, Any] | None = ray.get(reference, timeout=_ASK_SECONDS)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(reference, force=True)
         return None

@@ -18,10 +18,12 @@ _TEMP_PREFIX = "tatara-"
 _LONGEST_TEMP = 42
 _OBJECT_STORE_LIMIT = 1 << 30
 _OBJECT_STORE_LEAST = 100 << 20
+# What Ray says when its processes need more than the half minute that it gives them.
+_TOO_SLOW = "timed out during startup"
 
 
 def start(num_cpus: int | None, *, listening: bool) -> Session:
-    """Start a private cluster and connect to it.
+    """Start a private cluster and connect to it; on a machine that was too busy for it, once more.
 
     Args:
         num_cpus: Logical CPUs; None: the cores there are, at least 2.
@@ -31,6 +33,15 @@ def start(num_cpus: int | None, *, listening: bool) -> Session:
         ClusterError: Ray does not start.
         RuntimeError: Not called in the main thread.
     """
+    try:
+        return _start_once(num_cpus, listening=listening)
+    except ClusterError as error:
+        if _TOO_SLOW not in str(error):
+            raise
+    return _start_once(num_cpus, listening=listening)
+
+
+def _start_once(num_cpus: int | None, *, listening: bool) -> Session:
     import ray
     from ray._private.utils import get_num_cpus
 

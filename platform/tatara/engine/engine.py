@@ -4,18 +4,21 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tatara.config import nearest
+from tatara.engine.buckets import BUCKET_BYTES, buckets
 from tatara.engine.config import EngineConfig
-from tatara.engine.model_directory import check_model_directory, checkpoint_dtype
+from tatara.engine.model_directory import check_model_directory, engine_dtype
+from tatara.engine.weights import ExpectedWeights
 from tatara.errors import EngineError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    import torch
     from vllm import RequestOutput, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -26,11 +29,13 @@ class Engine:
     Attributes:
         client: vLLM's own handle, for what is mounted on it (the OpenAI application).
         arguments: Every argument the engine and an application on top of it run with.
+        version: Version of the weights; 0 is what it was started with.
     """
 
     def __init__(self, client: "AsyncLLM", arguments: "Namespace") -> None:
         self.client = client
         self.arguments = arguments
+        self.version = 0
 
     @classmethod
     async def start(cls, model: Path, config: EngineConfig, *, cuda: bool, name: str) -> "Engine":
@@ -54,6 +59,7 @@ class Engine:
         try:
             client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(arguments))
             await client.collective_rpc("end_with_parent")
+            await client.collective_rpc("allow_tiles")
         # vLLM's own start-up raises whatever its layers raise (ValueError, pydantic, OSError, RuntimeError): all of it
         # means that this model does not start with these settings.
         except Exception as error:
@@ -88,6 +94,38 @@ class Engine:
             raise EngineError("the engine ended a request without an answer; see its log")
         return last
 
+    async def update_weights(
+        self, stream: "Iterable[tuple[str, torch.Tensor]]", version: int, *, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        """Load new weights; requests in flight stop meanwhile and go on with keys and values computed again.
+
+        Args:
+            stream: Hugging Face names and tensors, all of the model's; see `ExpectedWeights`.
+            version: Theirs.
+            bucket_bytes: Weights go to the engine's processes in pieces of this size.
+
+        Raises:
+            EngineError: A tensor is missing, unknown, of another shape, or comes twice. The engine is stopped then.
+        """
+        checked = ExpectedWeights(Path(self.arguments.model)).checked(stream)
+        whole = False
+        await self.client.pause_generation(mode="keep", clear_cache=False)
+        try:
+            await self.client.collective_rpc("begin_weights")
+            for bucket in buckets(checked, bucket_bytes):
+                # Tensors do not pass to other processes, bytes do.
+                await self.client.collective_rpc("load_weights_bucket", args=(bucket.tobytes(),))
+            await self.client.collective_rpc("end_weights")
+            # Whatever is mounted on the client shares the cache: nothing of the older weights may stay in it.
+            await self.client.reset_prefix_cache(reset_running_requests=True)
+            whole = True
+        finally:
+            if not whole:
+                # It holds parts of two versions: better no answer than a wrong one.
+                self.shutdown()
+        self.version = version
+        await self.client.resume_generation()
+
     def shutdown(self) -> None:
         """Stop the engine process; requests in flight are aborted."""
         self.client.shutdown(timeout=5.0)
@@ -109,9 +147,7 @@ def vllm_arguments(model: Path, config: EngineConfig, *, cuda: bool, name: str) 
             raise EngineError(f"vllm_args.{key}: vLLM has no such argument; {nearest(key, known)}")
         setattr(arguments, key, value)
     arguments.model, arguments.served_model_name = str(model), [name]
-    if arguments.dtype == "auto" and checkpoint_dtype(model) == "float32":
-        # vLLM's "auto" would halve it; what is served must be what was trained.
-        arguments.dtype = "float32"
+    arguments.dtype = engine_dtype(model, arguments.dtype)
     validate_parsed_serve_args(arguments)
     return arguments
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from tatara.chat.model_files import check_chat
 from tatara.errors import EngineError
 
 
@@ -11,6 +12,7 @@ def check_model_directory(directory: Path) -> None:
 
     Raises:
         EngineError: The directory is missing, or lacks its configuration, weights or tokenizer.
+        ArtifactError: Its chat template is not the one that it was trained with, or does not end its answers.
     """
     if not directory.is_dir():
         raise EngineError(f"no model directory at {directory}")
@@ -33,6 +35,7 @@ def check_model_directory(directory: Path) -> None:
             raise EngineError(f"{directory} lacks {len(absent)} of {len(shards)} weight files, first {absent[0]}")
     if not (directory / "tokenizer.json").is_file() and not (directory / "tokenizer.model").is_file():
         raise EngineError(f"{directory} has no tokenizer (tokenizer.json)")
+    check_chat(directory)
 
 
 def checkpoint_dtype(directory: Path) -> str | None:
@@ -40,3 +43,8 @@ def checkpoint_dtype(directory: Path) -> str | None:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     # "torch_dtype" is what the field was called before transformers 5.
     return config.get("dtype") or config.get("torch_dtype")
+
+
+def engine_dtype(directory: Path, wanted: str) -> str:
+    """The type an engine computes in: vLLM's "auto" would halve float32, and what runs must be what was trained."""
+    return "float32" if wanted == "auto" and checkpoint_dtype(directory) == "float32" else wanted

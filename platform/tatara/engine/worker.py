@@ -3,6 +3,10 @@
 import os
 import threading
 import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EXTENSION = "tatara.engine.worker.WorkerExtension"
 POLL_SECONDS = 1.0
@@ -11,6 +15,9 @@ POLL_SECONDS = 1.0
 class WorkerExtension:
     """Methods that the engine calls in its workers (vLLM's ``worker_extension_cls``)."""
 
+    model_runner: Any
+    """vLLM's own: it holds the model."""
+
     def end_with_parent(self) -> None:
         """End this process when the one that started it dies.
 
@@ -18,6 +25,44 @@ class WorkerExtension:
         and keep its memory.
         """
         threading.Thread(target=_watch, args=(os.getppid(),), name="end-with-parent", daemon=True).start()
+
+    def allow_tiles(self) -> None:
+        """Ask the kernel for the matrix unit of the CPU (AMX), where there is one, before the first request.
+
+        vLLM's bfloat16 attention uses it without asking, which is an illegal instruction and the end of the process
+        unless a large matrix product happens to have asked before: it depends on which requests come first.
+        """
+        import torch
+
+        if torch.cpu._is_amx_tile_supported():
+            torch.cpu._init_amx()
+
+    def begin_weights(self) -> None:
+        """Make ready for new weights; nothing may be computed before `end_weights`."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model_runner.get_model())
+
+    def load_weights_bucket(self, bucket: "bytes | np.ndarray") -> None:
+        """Load some of the weights; each worker takes its part of every tensor.
+
+        Args:
+            bucket: See `tatara.engine.buckets`. Tensors of a layer whose others are in a later bucket keep it alive.
+        """
+        from tatara.engine.buckets import unpacked
+
+        self.model_runner.get_model().load_weights(unpacked(bucket))
+
+    def end_weights(self) -> None:
+        """Finish what `begin_weights` began; quantised layers are processed as at the start."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        runner = self.model_runner
+        finalize_layerwise_reload(runner.get_model(), runner.model_config)
+        # As vLLM's own `reload_weights` does: whatever came of the old weights.
+        runner.reset_lora_state()
+        runner.reset_encoder_cache()
+        runner.reset_mm_cache()
 
 
 def _watch(parent: int) -> None:

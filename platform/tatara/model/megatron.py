@@ -5,7 +5,8 @@ Conventions of the forward pass, `model(input_ids, position_ids, attention_mask,
 - `input_ids`, `position_ids`, `labels`: `[micro_batch, sequence / cp]`, see `attention.context_slice`;
 - `attention_mask`: from `attention.document_mask`, once per micro-batch;
 - with `labels` the last stage returns the loss of each token `[micro_batch, sequence / cp]`, otherwise the logits
-  `[micro_batch, sequence / cp, padded vocabulary / tp]`.
+  `[micro_batch, sequence / cp, padded vocabulary / tp]`; `megatron_head.sampled_at` turns the losses into negative
+  log-probabilities and entropies at a temperature.
 
 Rotary positions come from the index in the row; Megatron does not read `position_ids` for them. Attention scores only
 depend on differences of positions, and documents do not see each other, so a document that starts in the middle of a
@@ -36,6 +37,7 @@ from tatara.model.compute import ComputeSettings
 from tatara.model.initial import initialise
 from tatara.model.layers import block_spec, compile_layers
 from tatara.model.megatron_config import Layout, transformer_config
+from tatara.model.megatron_head import LanguageModel
 from tatara.model.norms import RMSNorm
 from tatara.model.parameters import (
     EMBEDDING,
@@ -90,7 +92,7 @@ def build_model(
     stages = config.virtual_pipeline_model_parallel_size
     chunks = []
     for stage in range(stages) if stages else [None]:
-        chunk = GPTModel(
+        chunk = LanguageModel(
             config,
             block_spec(spec, config, compute, stage),
             vocab_size=spec.padded_vocab_size,

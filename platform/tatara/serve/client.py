@@ -15,7 +15,7 @@ class Answer:
     """What came back for one prompt.
 
     Attributes:
-        prompt: What was asked.
+        prompt: What was asked; of a chat, the user's message.
         completion: The text, from a plain request.
         finish_reason: ``length`` or ``stop``.
         prompt_tokens: Length of the prompt in tokens.
@@ -58,23 +58,37 @@ class Client:
         """
         return [model["id"] for model in self._checked("GET", "/v1/models").json()["data"]]
 
-    def ask(self, model: str, prompt: str, *, max_tokens: int, temperature: float, seed: int = 0) -> Answer:
+    def ask(
+        self, model: str, prompt: str, *, max_tokens: int, temperature: float, seed: int = 0, chat: bool = False
+    ) -> Answer:
         """Ask twice, once for a whole answer and once for a stream.
+
+        Args:
+            model: Name of the served model.
+            prompt: Text to go on with, or, with ``chat``, a message that the model's chat template wraps.
+            max_tokens: Longest answer, tokens.
+            temperature: Of sampling; 0 is greedy.
+            seed: Of sampling.
+            chat: Whether to ask ``/v1/chat/completions`` instead of ``/v1/completions``.
 
         Raises:
             EngineError: The server did not answer with 200, or ended a stream early.
         """
         request: dict[str, Any] = {
-            "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, "seed": seed,
+            "model": model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed,
         }  # fmt: skip
+        if chat:
+            path, request["messages"] = "/v1/chat/completions", [{"role": "user", "content": prompt}]
+        else:
+            path, request["prompt"] = "/v1/completions", prompt
         started = time.monotonic()
-        whole = self._checked("POST", "/v1/completions", request).json()
+        whole = self._checked("POST", path, request).json()
         latency = time.monotonic() - started
-        first, chunks = self._stream(request)
+        first, chunks = self._stream(path, request)
         choice, usage = whole["choices"][0], whole["usage"]
         return Answer(
             prompt=prompt,
-            completion=choice["text"],
+            completion=choice["message"]["content"] or "" if chat else choice["text"],
             finish_reason=choice["finish_reason"],
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
@@ -84,11 +98,11 @@ class Client:
             chunks=len(chunks),
         )
 
-    def _stream(self, request: dict[str, Any]) -> tuple[float, list[str]]:
+    def _stream(self, path: str, request: dict[str, Any]) -> tuple[float, list[str]]:
         started = time.monotonic()
         first: float | None = None
         chunks: list[str] = []
-        with self._http.stream("POST", "/v1/completions", json=request | {"stream": True}) as response:
+        with self._http.stream("POST", path, json=request | {"stream": True}) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
                 raise EngineError(_refusal(response))
@@ -102,7 +116,8 @@ class Client:
                     raise EngineError(f"the server broke off a stream: {event['error']['message']}")
                 # The first event counts even when its token is only part of a character and has no text yet.
                 first = first if first is not None else time.monotonic() - started
-                chunks += [choice["text"] for choice in event["choices"] if choice["text"]]
+                texts = [choice.get("text") or choice.get("delta", {}).get("content") for choice in event["choices"]]
+                chunks += [text for text in texts if text]
         raise EngineError("the server ended a stream without its last event")
 
     def _checked(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:

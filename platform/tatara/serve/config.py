@@ -19,8 +19,11 @@ class ServeConfig(Config):
     prompts: tuple[str, ...] = ("The function returns", "This package is", "Copyright (c)")
     """What the stage asks once the server is up; the answers go into the artifact and the report."""
 
+    questions: tuple[str, ...] = ()
+    """What the stage asks besides, as a chat (``/v1/chat/completions``), for a model with a chat template."""
+
     max_tokens: int = Field(default=48, ge=1)
-    """Length of an answer to one of ``prompts``, in tokens."""
+    """Length of an answer to one of ``prompts`` or ``questions``, in tokens."""
 
     temperature: float = Field(default=0.0, ge=0.0)
     """Sampling temperature of those answers; 0 is greedy."""

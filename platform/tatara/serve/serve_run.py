@@ -47,14 +47,15 @@ def _ask(endpoint: Endpoint, config: ServeConfig, stage_run: StageRun) -> list[A
             served = client.models()
             if endpoint.model not in served:
                 raise EngineError(f"the server lists {', '.join(served) or 'no model'} instead of {endpoint.model}")
-            for prompt in config.prompts:
+            asked = [*((prompt, False) for prompt in config.prompts), *((text, True) for text in config.questions)]
+            for prompt, chat in asked:
                 answer = client.ask(
                     endpoint.model, prompt, max_tokens=config.max_tokens, temperature=config.temperature,
-                    seed=config.engine.seed,
+                    seed=config.engine.seed, chat=chat,
                 )  # fmt: skip
                 answers.append(answer)
                 stage_run.log(f"{prompt!r} -> {answer.completion!r}")
-                stage_run.progress(len(answers), len(config.prompts), "prompts")
+                stage_run.progress(len(answers), len(asked), "prompts")
         except httpx.HTTPError as error:
             raise EngineError(f"the server at {endpoint.url} broke off: {type(error).__name__} {error}") from error
     return answers

@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,26 @@ class MetricLog:
                 _write_all(self._descriptor, line.encode() + b"\n")
             except OSError as error:
                 raise StorageError(f"cannot write the metric log {self.path}: {error.strerror}") from error
+            if self._sink is not None:
+                self._sink.send(line)
+
+    def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table in Weights & Biases, such as samples of text; the file has numbers only and does not get it.
+
+        Args:
+            step: What the x axis counts.
+            name: Name of the table.
+            columns: Their names.
+            rows: JSON-able cells, as many as columns.
+
+        Raises:
+            TypeError: A cell is not JSON-able.
+            ValueError: The log is closed.
+        """
+        line = json.dumps({"step": int(step), "table": name, "columns": list(columns), "rows": [list(r) for r in rows]})
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the metric log {self.path} is closed")
             if self._sink is not None:
                 self._sink.send(line)
 

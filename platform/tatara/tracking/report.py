@@ -20,6 +20,7 @@ from tatara.tracking.limits import LEVELS, Limits, mappings, number
 from tatara.tracking.lineage_graph import fold, lineage_figure
 from tatara.tracking.markup import Child, Markup, clip, count, duration, figure, join, large, moment, size, tag
 from tatara.tracking.record import RunRecord, StageRecord, lineage_of
+from tatara.tracking.rl_sections import headline, reinforcement
 from tatara.tracking.training_sections import training
 
 MOST_BYTES = 1_400_000
@@ -173,6 +174,9 @@ def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     speed = _metric(run, "tokens_per_second", series="median")
     if speed is not None:
         yield "Training speed", figure(round(speed)), "tokens/s"
+    solved = headline(run.stages)
+    if solved is not None:
+        yield "Held-out prompts solved", f"{solved[0]:.1%}", solved[1]
     accounts = [row for stage in run.stages for row in mappings(stage.reports.get("time_account"))]
     effective = number(accounts[-1].get("effective")) if accounts else None
     if effective is not None and 0 <= effective <= 1:
@@ -237,6 +241,12 @@ def _sections(run: RunRecord, limits: Limits) -> Iterator[Section]:
         "training",
         "Training",
         [join(tag("h3", stage.name) if len(trained) > 1 else None, drawn) for stage, drawn in trained],
+    )
+    learned = [(stage, drawn) for stage in run.stages if (drawn := reinforcement(stage, limits))]
+    yield (
+        "reinforcement",
+        "Reinforcement learning",
+        [join(tag("h3", stage.name) if len(learned) > 1 else None, drawn) for stage, drawn in learned],
     )
     yield "generations", "Generations", _per_stage(run, "generations", lambda value: corpus.generations(value, limits))
     lineage = fold(lineage_of(run), limits.sources)

@@ -29,6 +29,11 @@ CHARTS = {
 """Title and unit by the last word of a metric's name, in the order in which they are shown."""
 FAMILIES = ("validation_loss", "parameter_norm", "update_ratio")
 """Metrics whose name goes on after one of these words are drawn by `training_sections`."""
+POLICY = (
+    "ratio_mean", "ratio_min", "ratio_max", "clipped_low", "clipped_high", "clipped_delta", "kl_reference",
+    "kl_behaviour", "entropy", "mismatch_mean", "mismatch_max", "correction_mean", "corrected",
+)  # fmt: skip
+"""Metrics of a policy loss by their last word: `rl_sections` draws them, and all that begin with ``rl.``."""
 
 
 def family(name: str) -> tuple[str, str] | None:
@@ -119,7 +124,7 @@ def charts(stage: StageRecord, limits: Limits) -> Markup | None:
 def _chart_groups(series: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """Metric names by chart: validation loss beside training loss, known ones first."""
     names = list(dict.fromkeys(name for row in series for name in row if name not in ("step", "time")))
-    names = [name for name in names if family(name) is None]
+    names = [name for name in names if family(name) is None and not _of_policy(name)]
     known = list(CHARTS)
 
     def order(name: str) -> int:
@@ -135,6 +140,10 @@ def _chart_groups(series: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
         group = [member for member in group if member in names]
         taken.update(group)
         yield group
+
+
+def _of_policy(name: str) -> bool:
+    return name.startswith("rl.") or (name.startswith("train.") and name.rpartition(".")[2] in POLICY)
 
 
 def facts(values: Mapping[str, Any], limits: Limits) -> Markup:

@@ -32,10 +32,22 @@ def main() -> int:
     for line in lines:
         if not line.endswith(b"\n"):
             break  # The writer was killed within a line.
-        values = {name: float(value) for name, value in json.loads(line).items()}
-        run.log(values | {"step": int(values["step"])})
+        run.log(_values(json.loads(line)))
     run.finish()
     return 0
+
+
+def _values(given: dict[str, Any]) -> dict[str, Any]:
+    """What a line says, as the client takes it: a table where there are rows, else numbers."""
+    step = {"step": int(given["step"])}
+    if isinstance(given.get("rows"), list):
+        import wandb
+
+        # Cells of a column may be of several types, or missing.
+        return step | {
+            given["table"]: wandb.Table(columns=given["columns"], data=given["rows"], allow_mixed_types=True)
+        }
+    return {name: float(value) for name, value in given.items()} | step
 
 
 def _open_run(header: dict[str, Any]) -> tuple[Any, str]:

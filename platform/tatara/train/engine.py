@@ -1,8 +1,8 @@
 """One rank of the trainer: Megatron's pipeline schedule, data-parallel wrapper and distributed optimizer."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,49 +13,20 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer import optimizer as megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from tatara.model.attention import context_slice, document_mask
+from tatara.model.attention import context_slice, document_mask, zigzag_positions
 from tatara.model.compute import ComputeSettings
 from tatara.model.megatron import build_model, global_parameters, transformer_config
+from tatara.model.megatron_head import sampled_at
 from tatara.model.spec import ModelSpec
 from tatara.train import process
-from tatara.train.feed.batches import Batch
+from tatara.train.feed.batches import Batch, Float32
+from tatara.train.feed.policy_batch import PolicyBatch
 from tatara.train.layout import ParallelLayout
+from tatara.train.measured import LossSum, StepResult, add_up, tell_all_stages
 from tatara.train.optimizer import AdamSettings
+from tatara.train.policy import PolicyLoss
+from tatara.train.policy_objective import PolicyTerms, policy_objective
 from tatara.train.treatment import treat
-from tatara.train.watch.flops import DocumentLoad, document_load
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one training step measured, over all ranks."""
-
-    loss: float
-    """Mean loss per target, in nats."""
-    tokens: int
-    """Targets with a loss weight."""
-    gradient_norm: float
-    """Global gradient norm before clipping."""
-    load: DocumentLoad
-    """Documents of the batch, for the count of its arithmetic."""
-    applied: bool
-    """Whether the optimizer took the step; otherwise the model is what it was before."""
-
-
-@dataclass(frozen=True)
-class LossSum:
-    """A summed loss over all ranks."""
-
-    total: float
-    """Summed loss, in nats."""
-    tokens: int
-    """Targets with a loss weight."""
-    load: DocumentLoad
-    """Documents of the batch."""
-
-    @property
-    def mean(self) -> float:
-        """Loss per target, in nats; 0 without targets."""
-        return self.total / self.tokens if self.tokens else 0.0
 
 
 class Engine:
@@ -146,16 +117,18 @@ class Engine:
         *,
         weight_decay: float | None = None,
         approve: Callable[[float, float], bool] | None = None,
+        policy: PolicyLoss | None = None,
     ) -> StepResult:
         """One optimizer step.
 
         Args:
             micro_batches: This data-parallel rank's share of the global batch, equally many on every rank and all of
-                one sequence length.
+                one sequence length; each a `PolicyBatch` where there is a policy loss.
             learning_rate: For this step.
             weight_decay: For this step; null means the optimizer settings'.
             approve: Given loss and gradient norm before the optimizer moves anything, the same on every rank, says
                 whether it shall.
+            policy: The loss of a policy gradient; null is the cross-entropy.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -166,7 +139,8 @@ class Engine:
             # Megatron leaves it to its own scheduler to keep the decay off biases and norms.
             group["weight_decay"] = decay * group.get("wd_mult", 1.0)
         biases = [bias.clone() for bias in self._expert_biases()]
-        loss = self._run(micro_batches, forward_only=False)
+        with contextlib.nullcontext() if policy is None else sampled_at(self.chunks, policy.temperature):
+            loss = self._run(micro_batches, forward_only=False, policy=policy)
         self.optimizer.prepare_grads()
         with self.waiting():
             gradient_norm = float(self.optimizer.get_grad_norm() or 0.0)
@@ -177,7 +151,7 @@ class Engine:
         else:
             for bias, before in zip(self._expert_biases(), biases, strict=True):
                 bias.copy_(before)
-        return StepResult(loss.mean, loss.tokens, gradient_norm, loss.load, applied)
+        return StepResult(loss.mean, loss.tokens, gradient_norm, loss.load, applied, loss.figures)
 
     def _clip(self, gradient_norm: float) -> None:
         if self.adam.clip_norm <= 0:
@@ -206,20 +180,58 @@ class Engine:
         named = (item for chunk in self.chunks for item in chunk.named_buffers())
         return [buffer for name, buffer in named if name.endswith("router.expert_bias") and buffer is not None]
 
-    @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[Batch]) -> LossSum:
         """The loss of held-out micro-batches, equally many on every data-parallel rank, without training on them."""
+        with self._evaluating():
+            return self._run(micro_batches, forward_only=True)
+
+    def token_logprobs(self, micro_batches: Sequence[Batch], temperature: float = 1.0) -> list[Float32]:
+        """Log-probability of every target under the present weights, in nats; nothing is trained.
+
+        Args:
+            micro_batches: As in `train_step`, of this data-parallel rank.
+            temperature: The logits are divided by it.
+
+        Returns:
+            For each micro-batch an array like its ``targets``, whole on every rank of the replica.
+        """
+        with self._evaluating(), sampled_at(self.chunks, temperature):
+            parts = self._pass_over(micro_batches, self._forward_logprobs, forward_only=True)
+        size, rank = self._context
+        shape = (len(micro_batches), *micro_batches[0].tokens.shape)
+        whole = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        with self.waiting():
+            if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
+                mine = zigzag_positions(shape[-1], size, rank).to(self.device)
+                whole[..., mine] = torch.stack([part["logprobs"] for part in parts])
+                if size > 1:
+                    # Every position is zero on all ranks but one.
+                    dist.all_reduce(whole, group=parallel_state.get_context_parallel_group())
+            tell_all_stages(whole)
+        return list(whole.cpu().numpy())
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
         for chunk in self.chunks:
             chunk.eval()
-        loss = self._run(micro_batches, forward_only=True)
-        for chunk in self.chunks:
-            chunk.train()
-        return loss
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for chunk in self.chunks:
+                chunk.train()
 
-    def _run(self, micro_batches: Sequence[Batch], forward_only: bool) -> LossSum:
+    def _run(self, micro_batches: Sequence[Batch], forward_only: bool, policy: PolicyLoss | None = None) -> LossSum:
+        forward = functools.partial(self._forward, policy=policy)
+        reduced = self._pass_over(micro_batches, forward, forward_only)
+        with self.waiting():
+            return add_up(reduced, micro_batches, self.device, policy=policy is not None)
+
+    def _pass_over(self, micro_batches: Sequence[Batch], forward: Callable[..., Any], forward_only: bool) -> Any:
+        """Run the pipeline; what the loss functions of the last stage measured, one mapping per micro-batch."""
         iterators = [iter(micro_batches) for _ in self.chunks]
-        reduced = self._pass(
-            forward_step_func=self._forward,
+        return self._pass(
+            forward_step_func=forward,
             data_iterator=iterators if len(self.chunks) > 1 else iterators[0],
             model=self.chunks,
             num_microbatches=len(micro_batches),
@@ -227,42 +239,47 @@ class Engine:
             micro_batch_size=self.micro_batch_size,
             forward_only=forward_only,
         )
-        # float64: counts stay exact, and one message carries all.
-        total = torch.zeros(4, dtype=torch.float64, device=self.device)
-        with self.waiting():
-            self._sum(total, reduced, micro_batches)
-        summed, tokens, positions, squares = total.tolist()
-        return LossSum(summed, int(tokens), DocumentLoad(round(positions), round(squares)))
 
-    def _sum(self, total: torch.Tensor, reduced: Sequence[Any], micro_batches: Sequence[Batch]) -> None:
-        """Add up, over all ranks, summed loss, targets, positions and squared document lengths."""
-        if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
-            total[:2] = torch.stack([part["sum"] for part in reduced]).sum(0)
-            load = sum((document_load(batch.document_ids) for batch in micro_batches), DocumentLoad())
-            # Every context-parallel rank has the whole rows.
-            total[2:] = torch.tensor([load.tokens, load.squares], dtype=torch.float64) / self._context[0]
-            dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-        if self.layout.pp > 1:
-            source = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast(total, source, group=parallel_state.get_pipeline_model_parallel_group())
-
-    def _forward(self, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
+    def _forward(
+        self, batches: Iterator[Batch], model: torch.nn.Module, policy: PolicyLoss | None = None
+    ) -> tuple[torch.Tensor, Callable[..., Any]]:
         batch = next(batches)
-        size, rank = self._context
+        weights = self._part(batch.loss_weights)
+
+        def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            measured: Mapping[str, torch.Tensor] = {}
+            if policy is not None:
+                assert isinstance(batch, PolicyBatch)
+                group = parallel_state.get_context_parallel_group() if self._context[0] > 1 else None
+                terms = PolicyTerms.of(batch, self._part, group)
+                losses, measured = policy_objective(-losses[0], losses[1].detach(), terms, policy)
+            total, count = (losses.float() * weights).sum(), (weights != 0).sum()
+            summed = torch.stack([total.detach().double(), count.double()])
+            return total, count.to(torch.int), {"sum": summed, **measured}
+
+        return self._said_of(batch, model), loss
+
+    def _forward_logprobs(
+        self, batches: Iterator[Batch], model: torch.nn.Module
+    ) -> tuple[torch.Tensor, Callable[..., Any]]:
+        def keep(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            return losses.sum(), torch.ones((), dtype=torch.int, device=self.device), {"logprobs": -losses[0].float()}
+
+        return self._said_of(next(batches), model), keep
+
+    def _said_of(self, batch: Batch, model: torch.nn.Module) -> torch.Tensor:
+        """What the model says of a batch: on the last stage, the losses of its targets."""
         # From ids on the host: where documents end must be known there, and asking a GPU would wait for it.
         mask = document_mask(torch.from_numpy(batch.document_ids))
         if mask is not None:
             mask = mask.to(self.device, non_blocking=True)
-        tokens, positions, targets, weights = (
-            context_slice(self._tensor(array), size, rank).contiguous()
-            for array in (batch.tokens, batch.position_ids, batch.targets, batch.loss_weights)
-        )
+        tokens, positions, targets = (self._part(array) for array in (batch.tokens, batch.position_ids, batch.targets))
+        said: torch.Tensor = model(tokens, positions, mask, labels=targets)
+        return said
 
-        def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-            total, count = (losses.float() * weights).sum(), (weights != 0).sum()
-            return total, count.to(torch.int), {"sum": torch.stack([total.detach().double(), count.double()])}
-
-        return model(tokens, positions, mask, labels=targets), loss
+    def _part(self, array: Any) -> torch.Tensor:
+        """This context-parallel rank's part of whole rows."""
+        return context_slice(self._tensor(array), *self._context).contiguous()
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -1,10 +1,7 @@
 """The driver of a training run: checks everything first, runs Ray Train, follows it, and makes the artifact."""
 
 import hashlib
-import json
 import math
-import os
-import shutil
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +11,14 @@ from tatara.errors import ArtifactError, ConfigError, TrainingError
 from tatara.model.hf_families import family_of
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
-from tatara.train import ray_training
-from tatara.train.checkpoint import directories, remote
+from tatara.train import pretrain_worker, ray_training
+from tatara.train.checkpoint import directories
 from tatara.train.checkpoint.directories import Checkpoint
 from tatara.train.checkpoint.places import Place
 from tatara.train.feed.batches import read_tokens_json
 from tatara.train.feed.plan import TrainingPlan
-from tatara.train.feed.sources import open_sources, same_tokenizer, source_sizes
+from tatara.train.feed.sources import open_sources, same_tokenizer, source_sizes, tokenizer_directory
+from tatara.train.payload import write_payload
 from tatara.train.pretrain import PretrainConfig, check_layout, continued, longest_without_rope, spec_at
 from tatara.train.task import WorkerTask, read_losses
 from tatara.train.watch.follower import Follower
@@ -38,13 +36,14 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
         ConfigError: The phases, the model and the data do not fit each other.
         LayoutError: The layout does not fit the model, the batch or the workers.
         DataError: The tokens are damaged, or not all of one tokenizer.
-        ArtifactError: The checkpoint to start from is of another architecture or tokenizer.
+        ArtifactError: The checkpoint to start from is of another architecture, tokenizer or chat template.
         TrainingError: The loss became not a number, or workers failed more often than allowed.
     """
     tokens = {name: item for name, item in stage_run.inputs.items() if item.kind == "tokens"}
     initial = stage_run.inputs.get("checkpoint")
     sources = {name: item.local() for name, item in tokens.items()}
     tokenizer = same_tokenizer(sources)
+    tokenizer_files = tokenizer_directory(sources, initial.local() if initial else None)
     opened = open_sources(sources)
     plan = config.plan(source_sizes(opened))
     if config.validation_sequences:
@@ -70,11 +69,11 @@ def run(config: PretrainConfig, stage_run: StageRun) -> dict[str, Any]:
     )
     final = _newest(task, stage_run)
     if final is None or final.step < config.steps:
-        ray_training.train(config, stage_run, task, follower)
+        ray_training.train(config, stage_run, task, follower, pretrain_worker.train)
         final = _newest(task, stage_run)
     if final is None or final.step < config.steps:
         raise TrainingError(f"training ended, but {task.checkpoints} holds no whole checkpoint of step {config.steps}")
-    _write_payload(stage_run.output.path, final, spec_at(spec, plan, config.steps - 1), next(iter(sources.values())))
+    write_payload(stage_run.output.path, final, spec_at(spec, plan, config.steps - 1), tokenizer_files)
     follower.report()
     return _summary(spec, follower, final)
 
@@ -129,30 +128,6 @@ def _mixture(plan: TrainingPlan) -> dict[str, Any]:
         for phase, epochs in zip(plan.phases, plan.epochs_by_phase(), strict=True)
     ]
     return {"phases": phases, "epochs": plan.epochs()}
-
-
-def _write_payload(output: Path, final: Checkpoint, spec: ModelSpec, tokens: Path) -> None:
-    listed = [str(file["path"]) for file in final.manifest["files"]]
-    if final.url:
-        remote.fetch(final, listed)
-    for name in (*listed, directories.MANIFEST):
-        source, target = final.path / name, output / name
-        if name == directories.MANIFEST:
-            # The artifact has a manifest of its own under that name.
-            target = output / "checkpoint.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_file():
-            _link_or_copy(source, target)
-    shutil.copytree(tokens / "tokenizer", output / "tokenizer")
-    (output / "model.json").write_text(json.dumps(spec.dump(), indent=1) + "\n", encoding="utf-8")
-
-
-def _link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Checkpoints are large and the working copy is deleted soon: share the bytes where the file system can."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _summary(spec: ModelSpec, follower: Follower, final: Checkpoint) -> dict[str, Any]:

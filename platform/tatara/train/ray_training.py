@@ -7,13 +7,12 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tatara.cluster import ensure_fits
 from tatara.interrupts import STOP_SIGNALS
 from tatara.stage import StageRun
-from tatara.train.pretrain import PretrainConfig
+from tatara.train.settings import TrainingSettings
 from tatara.train.task import WorkerTask
 from tatara.train.watch.follower import Follower
 
@@ -25,8 +24,21 @@ _RAY_TRAIN_SETTINGS = {
 }
 
 
-def train(config: PretrainConfig, stage_run: StageRun, task: WorkerTask, follower: Follower) -> None:
+def train(
+    config: TrainingSettings,
+    stage_run: StageRun,
+    task: WorkerTask,
+    follower: Follower,
+    worker: Callable[[dict[str, Any]], None],
+) -> None:
     """Run all ranks to the end of the run.
+
+    Args:
+        config: Ranks, their resources, and how often they may fail.
+        stage_run: Of the stage.
+        task: What every rank is told, as a dictionary.
+        follower: Reads the events that the ranks write.
+        worker: What a rank runs.
 
     Raises:
         ClusterError: The cluster can never hold them.
@@ -35,12 +47,12 @@ def train(config: PretrainConfig, stage_run: StageRun, task: WorkerTask, followe
     gpus_per_worker = _gpus_per_worker(config)
     resources = {"CPU": config.cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     workers = f"{config.num_workers} worker" + ("s" if config.num_workers > 1 else "")
-    ensure_fits([resources] * config.num_workers, f"pretrain ({workers})", log=stage_run.log)
+    ensure_fits([resources] * config.num_workers, f"{stage_run.stage.name} ({workers})", log=stage_run.log)
     started = time.time()
     received: list[int] = []
     try:
         with _environment(_RAY_TRAIN_SETTINGS), follower.following(), _signals_held(received) as when_stopped:
-            _trainer(config, stage_run.work, task, resources, when_stopped).fit()
+            _trainer(config, stage_run, task, resources, worker, when_stopped).fit()
     except Exception as error:
         if received:
             # What the signal's own handler raised was lost on the way.
@@ -53,10 +65,11 @@ def train(config: PretrainConfig, stage_run: StageRun, task: WorkerTask, followe
 
 
 def _trainer(
-    config: PretrainConfig,
-    work: Path,
+    config: TrainingSettings,
+    stage_run: StageRun,
     task: WorkerTask,
     resources: dict[str, float],
+    worker: Callable[[dict[str, Any]], None],
     when_stopped: Callable[[Callable[[], None]], None],
 ) -> Any:
     import ray
@@ -64,7 +77,6 @@ def _trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from tatara.train.failures import StopOnOwnErrors
-    from tatara.train.pretrain_worker import train
 
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
@@ -72,16 +84,16 @@ def _trainer(
             when_stopped(lambda: ray.kill(controller))
 
     on_gpu = "GPU" in resources
-    storage = work / "ray-train"
+    storage = stage_run.work / "ray-train"
     shutil.rmtree(storage, ignore_errors=True)
     return Trainer(
-        train,
+        worker,
         train_loop_config=vars(task),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             # A new name each time: Ray Train would otherwise look for a state of its own to continue.
-            name=f"pretrain-{uuid.uuid4().hex[:8]}",
+            name=f"{stage_run.stage.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[StopOnOwnErrors()],
@@ -137,7 +149,7 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _gpus_per_worker(config: PretrainConfig) -> float:
+def _gpus_per_worker(config: TrainingSettings) -> float:
     import ray
 
     if config.gpus_per_worker is not None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tatara.model.experts import expert_similarity
 from tatara.model.spec import ModelSpec
 from tatara.train.engine import Engine
-from tatara.train.pretrain import WatchSettings
+from tatara.train.settings import WatchSettings
 from tatara.train.watch import stragglers
 from tatara.train.watch.flops import DocumentLoad, device_peak, speed
 from tatara.train.watch.hang import HangGuard

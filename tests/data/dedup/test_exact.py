@@ -243,6 +243,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, step: str) -> None:
     assert left <= tasks - 4 - tasks // 3
 
 
+@pytest.mark.ray
 def test_in_ray_tasks_as_in_one_process(tmp_path: Path, ray_cluster: None) -> None:
     from tatara.data.shard_map import map_tasks
 

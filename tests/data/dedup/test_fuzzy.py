@@ -84,18 +84,31 @@ def test_recall_and_precision_against_brute_force(
             assert len(made[i].text) <= len(made[place[str(verdict.kept_id)]].text)
 
 
+DEAD = [5, 17, 300, 401]
+
+
+@pytest.fixture(scope="module")
+def one_shard(
+    tmp_path_factory: pytest.TempPathFactory, planted: tuple[list[str], list[tuple[int, int]]]
+) -> tuple[list[Document], list[Document], list[Verdict | None]]:
+    """Documents, some of them twice, as they were and after they were judged in one shard; and the verdicts."""
+    before = documents(planted[0] + planted[0][:40])
+    made = copy.deepcopy(before)
+    step = make("fuzzy_dedup", tmp_path_factory.mktemp("fuzzy") / "whole")
+    whole, _ = run(step, cut(made, 1), dead=[(0, row) for row in DEAD])
+    return before, made, whole
+
+
 @pytest.mark.parametrize(("shards", "memory"), [(1, 300_000), (1, 60_000), (2, 1 << 30), (9, 300_000), (50, 60_000)])
 def test_the_result_does_not_depend_on_shards_or_memory(
-    tmp_path: Path, planted: tuple[list[str], list[tuple[int, int]]], shards: int, memory: int
+    tmp_path: Path, one_shard: tuple[list[Document], list[Document], list[Verdict | None]], shards: int, memory: int
 ) -> None:
-    made = documents(planted[0] + planted[0][:40])
-    other = copy.deepcopy(made)
-    dead = [5, 17, 300, 401]
-    whole, _ = run(make("fuzzy_dedup", tmp_path / "whole"), cut(made, 1), dead=[(0, row) for row in dead])
+    before, made, whole = one_shard
+    other = copy.deepcopy(before)
     parts = cut(other, shards)
     where = {document.id: (number, document.row) for number, part in enumerate(parts) for document in part}
     step = make("fuzzy_dedup", tmp_path / "cut")
-    verdicts, figures = run(step, parts, memory=memory, dead=[where[made[row].id] for row in dead], batch=13)
+    verdicts, figures = run(step, parts, memory=memory, dead=[where[made[row].id] for row in DEAD], batch=13)
     assert verdicts == whole
     assert [(each.copies, each.cluster) for each in other] == [(each.copies, each.cluster) for each in made]
     assert figures["removed"] == sum(each is not None for each in whole)
@@ -113,15 +126,15 @@ def test_order_does_not_matter(tmp_path: Path, planted: tuple[list[str], list[tu
 @pytest.mark.parametrize("shards", [1, 8])
 def test_many_copies_of_one_document_take_linear_time(tmp_path: Path, shards: int) -> None:
     text = "the same text over and over, with some words more"
-    made = documents([text] * 40_000)
-    verdicts, figures = run(make("fuzzy_dedup", tmp_path), cut(made, shards), memory=4_000_000, batch=10_000)
+    made = documents([text] * 20_000)
+    verdicts, figures = run(make("fuzzy_dedup", tmp_path), cut(made, shards), memory=2_000_000, batch=5_000)
     assert sum(each is None for each in verdicts) == 1
-    assert figures["largest_cluster"] == 40_000
+    assert figures["largest_cluster"] == 20_000
 
 
 def test_a_large_bucket_of_different_documents_is_joined(tmp_path: Path) -> None:
     words = [f"w{i}" for i in range(300)]
-    made = documents([" ".join([*words, f"end{i}"]) for i in range(900)])
+    made = documents([" ".join([*words, f"end{i}"]) for i in range(400)])
     for number, shards in enumerate([1, 5]):
         verdicts, _ = run(
             make("fuzzy_dedup", tmp_path / str(number)), cut(made, shards), memory=1 << (30 - number * 12)
@@ -228,6 +241,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, values: dict[str,
         make("fuzzy_dedup", tmp_path, **values)
 
 
+@pytest.mark.ray
 def test_in_ray_tasks_as_in_one_process(
     tmp_path: Path, planted: tuple[list[str], list[tuple[int, int]]], ray_cluster: None
 ) -> None:

@@ -113,14 +113,14 @@ def test_time_is_linear_in_the_length_of_the_text(unit: str) -> None:
 
     def best(text: str) -> float:
         times = []
-        for _ in range(3):
+        for _ in range(2):
             started = time.process_time()
             pii.find(text)
             times.append(time.process_time() - started)
         return min(times)
 
-    # Quadratic time would be 64 times as much.
-    assert best(small * 8) < 24 * best(small) + 0.02
+    # Quadratic time would be 64 times as much, every time; a busy machine is slow now and then.
+    assert any(best(small * 8) < 24 * best(small) + 0.02 for _ in range(4))
 
 
 @pytest.mark.data

@@ -20,7 +20,7 @@ from ray_head import ray_head
 from tatara.artifact import Artifact, Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-SHARDS = 24
+SHARDS = 12
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def start(corpus: Path, root: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], root: Path) -> Artifact:
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return Store(str(root)).open("documents/k")
 

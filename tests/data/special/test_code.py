@@ -35,6 +35,7 @@ def _reason(text: str, path: str = "src/a.py", settings: _Settings = None, **met
 def test_the_standard_library_passes() -> None:
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for name in ("*.py", "asyncio/*.py", "email/*.py", "http/*.py") for path in root.glob(name)]
+    files = sorted(files)[::4]
     reasons: dict[str, list[str]] = {}
     for path in files:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -42,8 +43,8 @@ def test_the_standard_library_passes() -> None:
             reasons.setdefault(str(_reason(text, f"Lib/{path.name}")), []).append(path.name)
     generated = {"stringprep.py", "_compat_pickle.py", "token.py", "sre_constants.py", "keyword.py"}
     assert set(reasons.pop("drop_generated", [])) <= generated
-    assert sum(map(len, reasons.values())) > 150
-    assert len(reasons["None"]) > 0.99 * sum(map(len, reasons.values())), reasons
+    assert sum(map(len, reasons.values())) > 40
+    assert sum(map(len, reasons.values())) - len(reasons["None"]) <= 1, reasons
 
 
 def test_headers_of_the_interpreter_balance() -> None:
@@ -205,7 +206,7 @@ def test_odd_text_survives_in_linear_time() -> None:
             "//\n",
         ):
             best = []
-            for size in (20_000, 160_000):
+            for size in (10_000, 80_000):
                 text, tries = "abc\n" + unit * (size // max(len(unit), 1)), []
                 for _ in range(2):
                     started = time.process_time()

@@ -106,6 +106,11 @@ def export(checkpoint: Path, directory: Path, **config: Any) -> dict[str, Any] |
             return f"{type(error).__name__}: {error}"
 
 
+def export_each(wanted: dict[str, tuple[Path, Path, dict[str, Any]]]) -> dict[str, dict[str, Any] | str]:
+    """Export several, one after the other: name to (checkpoint, directory, keywords of `ExportConfig`)."""
+    return {name: export(checkpoint, to, **config) for name, (checkpoint, to, config) in wanted.items()}
+
+
 def exports(root: Path, wanted: dict[str, dict[str, Any]], **config: Any) -> dict[str, dict[str, Any] | str]:
     """Export several; each proof also says whether the files hold what one rank began with, bit for bit."""
     told = {}

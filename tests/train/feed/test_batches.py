@@ -90,6 +90,12 @@ def test_a_wrong_plan_is_refused(tmp_path, rows, message):
         read_packing(write_plan(tmp_path / "plan.parquet", rows), SEQUENCE)
 
 
+def test_a_plan_without_a_column_is_refused(tmp_path):
+    pq.write_table(pa.table({"bin": pa.array([0], pa.int64())}), tmp_path / "plan.parquet")
+    with pytest.raises(DataError, match=r"cannot read the packing plan .*document"):
+        read_packing(tmp_path / "plan.parquet", SEQUENCE)
+
+
 def test_damaged_files_are_named_in_one_line(tmp_path):
     tokens = write_tokens(tmp_path / "tokens", train=40, validation=4)
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 MODEL = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
-_FILES = (MODEL, SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_FILES = (
+    MODEL, SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

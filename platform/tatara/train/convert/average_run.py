@@ -16,6 +16,7 @@ from tatara.errors import ArtifactError, ConfigError
 from tatara.stage import StageRun
 from tatara.train.convert.average import AverageConfig
 from tatara.train.convert.task import in_task, output_below
+from tatara.train.feed.sources import tokenizer_directory
 
 if TYPE_CHECKING:
     from tatara.train.checkpoint.files import Slab
@@ -107,6 +108,8 @@ def average_directories(config: AverageConfig, sources: Sequence[Source], direct
     specs = [_json(source.path / "model.json") for source in sources]
     tokenizers = [_tokenizer_hash(source.path / "tokenizer") for source in sources]
     _check_alike(sources, specs, tokenizers)
+    # Of checkpoints that can chat, the chat template must be the same, too.
+    tokenizer = tokenizer_directory({source.name: source.path for source in sources})
     indices = [Index(source.path / "model") for source in sources]
     keys = _weights(sources, indices)
     (directory / "model").mkdir()
@@ -120,7 +123,7 @@ def average_directories(config: AverageConfig, sources: Sequence[Source], direct
     _write_json(directory / "training.json", {**kept, "average": told})
     _write_json(directory / "model.json", specs[0])
     if tokenizers[0] is not None:
-        shutil.copytree(sources[0].path / "tokenizer", directory / "tokenizer")
+        shutil.copytree(tokenizer, directory / "tokenizer")
     return {
         "checkpoints": len(sources),
         "tensors": len(keys),

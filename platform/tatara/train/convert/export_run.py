@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tatara.artifact import Artifact
+from tatara.chat.model_files import end_ids
 from tatara.errors import ArtifactError
 from tatara.model.hf_families import hf_config
 from tatara.model.spec import ModelSpec
@@ -109,4 +110,6 @@ def _write_configs(spec: ModelSpec, directory: Path, eos: int | None) -> None:
     # Not through transformers' own class, which leaves out what only older readers need.
     config = hf_config(spec, eos) | {"transformers_version": __version__}
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    GenerationConfig(bos_token_id=eos, eos_token_id=eos, pad_token_id=eos).save_pretrained(directory)
+    # A chat model must stop where the assistant's turn ends, not only where a document does.
+    ends = end_ids(directory, eos)
+    GenerationConfig(bos_token_id=eos, eos_token_id=ends, pad_token_id=eos).save_pretrained(directory)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tatara import storage
-from tatara.errors import ArtifactError
+from tatara.errors import ArtifactError, ConfigError
 from tatara.model.hf_spec import family_of_config
 from tatara.model.spec import ModelSpec
 from tatara.stage import StageRun
@@ -74,8 +74,8 @@ def import_directory(config: ImportConfig, source: Path, directory: Path) -> dic
         directory: Existing directory to write the payload of a checkpoint into.
 
     Returns:
-        The proof: `model_type`, `dtype`, `tensors`, `parameters`, `max_abs_logit_diff`, `tolerance`,
-        `tokens_compared`.
+        The proof: `model_type`, `dtype`, `tensors`, `parameters`, `chat_template` (its name, why it cannot be used, or
+        null), `max_abs_logit_diff`, `tolerance`, `tokens_compared`.
 
     Raises:
         ArtifactError: See `run`.
@@ -92,6 +92,7 @@ def import_directory(config: ImportConfig, source: Path, directory: Path) -> dic
     with tempfile.TemporaryDirectory(prefix="tatara-tokenizer-") as scratch, single_rank():
         tokenizer = Path(scratch)
         _copy_tokenizer(source, tokenizer, spec)
+        template = take_template(tokenizer)
         model = build(spec)
         load_from_directory([model], spec, stored, family)
         batches = list(proof_batches(tokenizer, spec, config.proof_tokens))
@@ -99,7 +100,12 @@ def import_directory(config: ImportConfig, source: Path, directory: Path) -> dic
         computed = [logits(exact, spec, batch) for batch in batches]
         del exact
         difference = prove(source, spec, family, batches, computed, config.tolerance)
-        described = {"model_type": family.model_type, "dtype": spec.dtype, "tensors": len(stored.shapes())}
+        described = {
+            "chat_template": template,
+            "model_type": family.model_type,
+            "dtype": spec.dtype,
+            "tensors": len(stored.shapes()),
+        }
         write_weights(model, spec, directory, tokenizer, {"imported": described})
     proof = described | {
         "parameters": spec.parameter_count(),
@@ -144,3 +150,22 @@ def _copy_tokenizer(source: Path, directory: Path, spec: ModelSpec) -> None:
         raise ArtifactError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, but vocab_size of config.json is {spec.vocab_size}"
         )
+
+
+def take_template(tokenizer: Path) -> str | None:
+    """Describe the chat template that a tokenizer brings, so that it can be trained and asked with.
+
+    Returns:
+        Its name and version, or why it cannot be used; None where the tokenizer has none.
+    """
+    from tatara.chat.adopting import adopt, own_template
+    from tatara.chat.template import find_template
+
+    found, text = find_template(tokenizer), own_template(tokenizer)
+    if found is None and text is not None:
+        try:
+            found = adopt(text, "imported", tokenizer)
+        except ConfigError as error:
+            return str(error)
+        found.save(tokenizer)
+    return None if found is None else f"{found.name}@{found.version}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "vocab.json", "merges.txt",
+    "chat_template.json", "tokenizer.model", "vocab.json", "merges.txt",
 )  # fmt: skip
 
 

@@ -85,13 +85,14 @@ def read_packing(path: Path, sequence_length: int) -> Packing:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = ("bin", "document", "offset", "length")
     try:
-        table = pq.read_table(path, columns=["bin", "document", "offset", "length"])
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        # `read_table` would import pyarrow.dataset, and that pandas: a second at the start of every rank.
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=list(names))
+        bins, documents, offsets, lengths = (table.column(name).to_numpy().astype(np.int64) for name in names)
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise DataError(f"cannot read the packing plan {path}: {' '.join(str(error).split())}") from None
-    bins, documents, offsets, lengths = (
-        table.column(name).to_numpy().astype(np.int64) for name in ("bin", "document", "offset", "length")
-    )
     if not len(bins):
         raise DataError(f"the packing plan {path} is empty: the corpus is too small for this split")
     if (np.diff(bins) < 0).any():

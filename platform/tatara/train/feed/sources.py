@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from tatara.chat import ChatTemplate, check_same, find_template
 from tatara.errors import DataError
 from tatara.train.feed.batches import PackedTokens, read_tokens_json
 from tatara.train.feed.plan import SourceSize
@@ -52,6 +53,29 @@ def same_tokenizer(directories: Mapping[str, Path]) -> str:
                 f"{other[:12]} in {directories[name]}): tokenize both with the same one"
             )
     return digest
+
+
+def tokenizer_directory(directories: Mapping[str, Path], initial: Path | None = None) -> Path:
+    """The tokenizer that goes with what is trained: one that has the chat template, where there is one.
+
+    Args:
+        directories: Local payload of each tokens artifact by the source's name.
+        initial: Local payload of the checkpoint to start from.
+
+    Raises:
+        ArtifactError: Two chat templates differ; one line with both hashes.
+    """
+    places = {name: directory / "tokenizer" for name, directory in directories.items()}
+    if initial is not None:
+        places["the checkpoint to start from"] = initial / "tokenizer"
+    found: tuple[str, ChatTemplate] | None = None
+    for name, place in places.items():
+        template = find_template(place)
+        if template is not None and found is not None:
+            check_same(found[1], template, f"{found[0]} and {name} have different chat templates")
+        elif template is not None:
+            found = name, template
+    return places[found[0] if found else next(iter(places))]
 
 
 def _tokenizer(name: str, directory: Path) -> str:

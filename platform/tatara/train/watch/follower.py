@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tatara.stage import StageRun
-from tatara.train.pretrain import PretrainConfig
+from tatara.train.settings import TrainingSettings
 from tatara.train.task import EVENTS
 from tatara.train.watch.events import EventReader, EventWriter
 from tatara.train.watch.timeline import Timeline
@@ -23,7 +23,7 @@ _KEPT = 200
 class Follower:
     """Turns the events of the trainer into progress, metrics and log lines, and remembers what the summary needs."""
 
-    def __init__(self, stage_run: StageRun, config: PretrainConfig) -> None:
+    def __init__(self, stage_run: StageRun, config: TrainingSettings) -> None:
         """Skip what an earlier run of this stage has already told, and mark the begin of this one."""
         self._run, self._config = stage_run, config
         path = stage_run.work / EVENTS

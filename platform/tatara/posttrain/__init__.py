@@ -1,0 +1,1 @@
+"""After pretraining: conversations, their tokens, and supervised fine-tuning."""

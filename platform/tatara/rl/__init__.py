@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, rewards, admission, weight sync and the learner."""

@@ -1,0 +1,190 @@
+"""The driver's view of a ``grpo`` run: what learner, buffer and workers say, as metrics, log lines and report data."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tatara.errors import TataraError
+from tatara.rl.client import BufferClient
+from tatara.rl.crew import Crew
+from tatara.rl.grpo import GrpoConfig
+from tatara.stage import StageRun
+from tatara.train.watch.follower import Follower
+
+_POLL_SECONDS = 1.0
+_SPANS = 4000
+"""Spans of a lane that a report gets; the last ones."""
+_TRANSCRIPTS = 60
+_SERIES = ("reward", "reward_deviation", "passed", "length", "longest", "empty", "errors")
+
+
+class GrpoFollower(Follower):
+    """Follows the learner's events as any training's, and asks the buffer and the workers now and then."""
+
+    def __init__(self, stage_run: StageRun, config: GrpoConfig, client: BufferClient, crew: Crew) -> None:
+        """Follow from now on."""
+        super().__init__(stage_run, config)
+        self._grpo, self._client, self._crew = config, client, crew
+        self._began = time.time()
+        self._asked = 0.0
+        self._noted = 0
+        self._status: Mapping[str, Any] = {}
+        self._learner: list[tuple[float, float, str]] = []
+        self._policy: dict[str, float] = {}
+        self._transcripts: list[dict[str, Any]] = []
+        self.evaluations: dict[int, dict[str, Any]] = {}
+        self.batches: list[dict[str, Any]] = []
+
+    def poll(self) -> None:
+        """Handle what is new."""
+        super().poll()
+        if time.monotonic() - self._asked >= _POLL_SECONDS:
+            self.ask()
+
+    def ask(self) -> Mapping[str, Any]:
+        """Ask the buffer, and handle what it has noted since; returns its status."""
+        self._asked = time.monotonic()
+        try:
+            self._status = self._client.status(self._noted)
+        except TataraError:
+            # It has failed or is being started again: the learner hears of it, and says why.
+            return self._status
+        for note in self._status["notes"]:
+            self._noted = max(self._noted, note["number"])
+            getattr(self, f"_note_{note['kind']}")(note)
+        return self._status
+
+    def report(self) -> None:
+        """Hand to the run report what it shows; see `tatara.tracking.rl_sections`."""
+        super().report()
+        run, status = self._run, self._status
+        run.report("rl_timeline", self._lanes())
+        run.report("rl_shares", self._shares())
+        run.report("rl_stages", self._stages())
+        run.report("rl_transcripts", self._transcripts[-_TRANSCRIPTS:])
+        run.report("rl_evaluations", [self.evaluations[version] for version in sorted(self.evaluations)])
+        run.report("rl_incidents", [self._incident(each) for each in self._crew.incidents])
+        if status:
+            run.report("rl_staleness", {str(key): value for key, value in status["staleness"].items()})
+            groups = {"trained": status["batched"], "dropped": status["dropped"], "replays": status["replays"]}
+            run.report("rl_groups", groups)
+        if self.batches:
+            run.report("rl_figures", self.figures())
+
+    def figures(self) -> dict[str, float]:
+        """Tokens per second of both sides and how much of their time they were idle."""
+        shares = self._shares()
+        rollout = [each["seconds"] for each in shares if each["kind"] == "rollout"]
+        learner: dict[str, float] = next((each["seconds"] for each in shares if each["kind"] == "learner"), {})
+        tokens = sum(status.get("tokens", 0) for status in self._crew.statuses.values())
+        generating = sum(each.get("generate", 0.0) for each in rollout)
+        training = learner.get("train", 0.0)
+        trained = sum(batch["tokens"] for batch in self.batches)
+        every = sum(sum(each.values()) - each.get("start", 0.0) for each in [*rollout, learner])
+        idle = sum(each.get("wait", 0.0) for each in [*rollout, learner])
+        found = {"rollout_tokens": tokens, "trained_tokens": trained}
+        if generating:
+            found["rollout_tokens_per_second"] = round(tokens / generating, 1)
+        if training:
+            found["learner_tokens_per_second"] = round(trained / training, 1)
+        if every:
+            found["idle_share"] = round(idle / every, 4)
+        return found
+
+    def _on_step(self, event: dict[str, Any]) -> None:
+        super()._on_step(event)
+        names = ("ratio", "clipped", "kl_", "entropy", "mismatch", "correct")
+        policy = {name: value for name, value in event.items() if name.startswith(names)}
+        if policy:
+            self._policy = policy
+            self._run.metrics(event["step"], **{f"train.{name}": value for name, value in policy.items()})
+
+    def _on_rollout_batch(self, event: dict[str, Any]) -> None:
+        self._learner += [(start, seconds, what) for start, seconds, what in event["spans"]]
+        del self._learner[: -10 * _SPANS]
+        self._run.metrics(
+            event["step"], **{"rl.staleness": event["staleness"], "rl.groups_equal": event["groups_equal"]}
+        )
+
+    def _on_published(self, event: dict[str, Any]) -> None:
+        self._run.metrics(event["step"], **{"rl.sync_seconds": event["seconds"]}, **self._told_by_workers())
+
+    def _note_batch(self, note: dict[str, Any]) -> None:
+        self.batches.append(note)
+        values = {name: note[name] for name in _SERIES}
+        values |= {f"parts.{name}": value for name, value in note["parts"].items()}
+        values |= {f"finish.{name}": value for name, value in note["finish"].items()}
+        step = (note["batch"] + 1) * self._grpo.minibatches
+        self._run.metrics(step, **{f"rl.{name}": value for name, value in values.items()})
+
+    def _note_evaluation(self, note: dict[str, Any]) -> None:
+        self.evaluations[note["version"]] = note
+        scores = {name: value for name, value in note.items() if name.startswith("pass@")}
+        step = note["version"] * self._grpo.minibatches
+        self._run.metrics(step, **{f"rl.{name}": value for name, value in scores.items()})
+        told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        self._run.log(
+            f"version {note['version']} on {note['groups']} held-out prompts: {told}, reward {note['reward']:.3f}"
+        )
+
+    def _note_transcript(self, note: dict[str, Any]) -> None:
+        shown = note | {"prompt": note["messages"]}
+        self._transcripts.append(shown)
+        if self._run.tracker is not None:
+            self._run.tracker.table(note.get("batch", note.get("version", 0)), "transcripts", *_as_table(shown))
+        del self._transcripts[:-_TRANSCRIPTS]
+
+    def _told_by_workers(self) -> dict[str, float]:
+        """How far engines were from the trainer and how long they paused, at the last synchronisations."""
+        syncs = [status["syncs"][-1] for status in self._crew.statuses.values() if status.get("syncs")]
+        if not syncs:
+            return {}
+        return {"rl.pause_seconds": max(each.pause for each in syncs)}
+
+    def _lanes(self) -> list[dict[str, Any]]:
+        lanes = [
+            {
+                "name": "learner",
+                "kind": "learner",
+                "spans": [self._from_start(*span) for span in self._learner[-_SPANS:]],
+            }
+        ]
+        for name, status in sorted(self._crew.statuses.items()):
+            spans = [self._from_start(start, end - start, what) for start, end, what in status.get("spans", ())]
+            if spans:
+                lanes.append({"name": name, "kind": name.partition("-")[0], "spans": spans[-_SPANS:]})
+        return lanes
+
+    def _from_start(self, start: float, seconds: float, what: str) -> list[Any]:
+        return [round(start - self._began, 4), round(seconds, 4), what]
+
+    def _shares(self) -> list[dict[str, Any]]:
+        learner: dict[str, float] = {}
+        for _, seconds, what in self._learner:
+            learner[what] = learner.get(what, 0.0) + seconds
+        shares: list[dict[str, Any]] = [{"who": "learner", "kind": "learner", "seconds": learner}]
+        for name, status in sorted(self._crew.statuses.items()):
+            shares.append({"who": name, "kind": name.partition("-")[0], "seconds": dict(status["seconds"])})
+        return shares
+
+    def _stages(self) -> list[dict[str, Any]]:
+        starts = [0, *(stage.until_batch or 0 for stage in self._grpo.stages)]
+        return [
+            {"name": stage.name, "from_step": start * self._grpo.minibatches}
+            for stage, start in zip(self._grpo.stages, starts, strict=False)
+        ]
+
+    def _incident(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "seconds": round(found["time"] - self._began, 2),
+            "who": found["worker"],
+            "what": "died",
+            "detail": f"{found['reason']}; it had lived {found['lived_s']} s",
+        }
+
+
+def _as_table(transcript: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """A transcript as a row for Weights & Biases."""
+    said = "\n".join(f"{message['role']}: {message['content']}" for message in transcript["messages"])
+    names = ["purpose", "finish", "reward", "response"]
+    return ["prompt", *names], [[said, *(transcript[name] for name in names)]]
