@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -126,6 +127,70 @@ def peer(args: argparse.Namespace, seed: int, generation: str, threads: int, pro
         return collect(lines(process), first=1 if more else 0)
 
 
+def ours(args: argparse.Namespace, seed: int) -> Run:
+    """Tatara, by the commands that a user would give; evaluations are on its clock, start-up is not."""
+    with tempfile.TemporaryDirectory(prefix="tatara-bench-") as scratch:
+        root = Path(scratch) / "root"
+        tatara = [sys.executable, "-m", "tatara"]
+        shared = {"cwd": HERE.parents[2] / "platform", "check": True, "stdout": subprocess.DEVNULL}
+        subprocess.run([*tatara, "import", "--root", root, "--name", "m", "--path", args.model], **shared)
+        conversations(root, args)
+        job = Path(scratch) / "grpo.yaml"
+        job.write_text(json.dumps(grpo_job(args, root, seed)))
+        subprocess.run([*tatara, "grpo", "--config", job], **shared)
+        return read_run(root / "checkpoint" / "tatara@1", args)
+
+
+def conversations(root: Path, args: argparse.Namespace) -> None:
+    """The prompts as an artifact, each split what it is."""
+    from tatara.artifact import Draft, Store
+
+    attempt = Store(root).begin(
+        Draft(kind="conversations", name="p", version=1, stage="dialogues", fingerprint="0" * 64)
+    )
+    for split, path in (("train", args.prompts), ("validation", args.eval)):
+        rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        kept = [{"id": row["id"], "messages": row["messages"], "metadata": {"answer": row["answer"]}} for row in rows]
+        (attempt.path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    attempt.commit({}, 1.0)
+
+
+def grpo_job(args: argparse.Namespace, root: Path, seed: int) -> dict[str, Any]:
+    """The job file."""
+    stage = {"name": "only", "prompts": {"prompts": 1}, "groups_per_batch": args.groups, "group_size": args.group_size}
+    sampling = {"max_response_tokens": args.max_tokens, "temperature": 0.0}
+    # DAPO's token-level loss without its sampling, as the peer has it.
+    algorithm = {"preset": "dapo", "dynamic_sampling": False, "overlong_penalty": 0.0, "clip_high": 0.2}
+    config = {
+        "steps": args.steps, "seed": seed, "staleness": args.staleness, "sequence_length": args.sequence_length,
+        "micro_batch_size": args.micro_batch_size, "stages": [stage | {"max_response_tokens": args.max_tokens}],
+        "algorithm": algorithm, "rewards": {"correct": {"kind": "exact"}},
+        "optimizer": {"learning_rate": args.lr}, "schedule": {"warmup_steps": args.warmup},
+        "evaluation": {"interval": args.eval_every, "prompts": args.eval_prompts, "sampling": sampling},
+        "rollout": {"concurrent": args.concurrent, "engines": args.engines},
+    }  # fmt: skip
+    inputs = {"checkpoint": "checkpoint/m", "prompts": "conversations/p"}
+    return {"name": "tatara", "root": str(root), "inputs": inputs, "config": config}
+
+
+def read_run(artifact: Path, args: argparse.Namespace) -> Run:
+    """What a run recorded of itself."""
+    report = json.loads((artifact / "_stage" / "report.json").read_text())
+    lanes = {lane["kind"]: lane["spans"] for lane in report["rl_timeline"]}
+    began = next(start for start, _, what in lanes["rollout"] if what == "generate")
+    # The v-th synchronisation ends with version v at the engines' door.
+    synced = [start + seconds - began for start, seconds, what in lanes["learner"] if what == "sync"]
+    levels = [(synced[max(each["version"], 1) - 1] if each["version"] else 0.0, each["pass@1"])
+              for each in report["rl_evaluations"]]  # fmt: skip
+    reached = next((seconds for seconds, level in levels if level >= args.target), None)
+    spent: dict[str, float] = {}
+    for _, seconds, what in lanes["rollout"] + lanes["learner"]:
+        spent[what] = spent.get(what, 0.0) + seconds
+    figures = report["rl_figures"]
+    return Run(synced[-1], reached, len(synced), spent["generate"], spent["train"], int(figures["rollout_tokens"]),
+               0.0, tuple(levels))  # fmt: skip
+
+
 def compare(args: argparse.Namespace) -> None:
     """Print what a step of TRL costs in each way of running it; the first step warms up and does not count."""
     columns = ("generation", "threads", "processes", "s/step", "generate", "train", "tokens/s", "CPU s")
@@ -157,7 +222,8 @@ def report(name: str, seed: int, run: Run) -> None:
 def contestants(args: argparse.Namespace) -> dict[str, Callable[[int], Run]]:
     """Who is measured, by name: a seed in, a run out."""
     found: dict[str, Callable[[int], Run]] = {
-        "trl": lambda seed: peer(args, seed, args.peer_generation, args.peer_threads, args.peer_processes)
+        "tatara": lambda seed: ours(args, seed),
+        "trl": lambda seed: peer(args, seed, args.peer_generation, args.peer_threads, args.peer_processes),
     }
     return {name: run for name, run in found.items() if name in args.contestants}
 
@@ -179,6 +245,11 @@ def main() -> None:
     parser.add_argument("--eval-every", type=int, default=5)
     parser.add_argument("--eval-prompts", type=int, default=500)
     parser.add_argument("--loss", default="dapo")
+    parser.add_argument("--staleness", type=int, default=1)
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--micro-batch-size", type=int, default=32)
+    parser.add_argument("--concurrent", type=int, default=128)
+    parser.add_argument("--engines", type=int, default=1)
     parser.add_argument("--contestants", type=lambda text: text.split(","), default=["tatara", "trl"])
     parser.add_argument("--peer-generation", default="vllm", choices=["generate", "static", "continuous", "vllm"])
     parser.add_argument("--peer-threads", type=int, default=2)

@@ -38,7 +38,8 @@ class PolicyBatch(Batch):
     def rows(self, start: int, stop: int) -> "PolicyBatch":
         """Some of the rows."""
         cut: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        return PolicyBatch(**{name: None if array is None else array[start:stop] for name, array in cut.items()})
+        sliced: dict[str, Any] = {name: None if array is None else array[start:stop] for name, array in cut.items()}
+        return PolicyBatch(**sliced)
 
     def with_logprobs(
         self, *, proximal: npt.NDArray[Any] | None = None, reference: npt.NDArray[Any] | None = None
