@@ -74,7 +74,7 @@ floors: $(VENV)/.tatara-test
 test: lint types floors
 	@$(call step,run the test suite,$(run_tests))
 
-# What can share the machine runs on two workers, then the rest alone. PYTEST_ARGS chooses, in one run. COVERAGE=1 also
+# What computes runs first, then what mostly waits for clusters and servers to start; both on two workers. PYTEST_ARGS chooses, in one run. COVERAGE=1 also
 # measures which lines ran, which costs the tests of pure Python a good part of their time again.
 define run_tests
 $(if $(PYTEST_ARGS),'$(BIN)/python' -m pytest $(PYTEST_ARGS),$(run_all_tests))
@@ -82,7 +82,7 @@ endef
 
 define run_all_tests
 '$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile -m 'not alone' $(if $(COVERAGE),--cov --cov-report=)
-'$(BIN)/python' -m pytest -m alone $(if $(COVERAGE),--cov --cov-append --cov-report=term:skip-covered)
+'$(BIN)/python' -m pytest -n $(TEST_WORKERS) --dist loadfile -m alone $(if $(COVERAGE),--cov --cov-append --cov-report=term:skip-covered)
 endef
 
 bench: $(VENV)/.tatara-cpu

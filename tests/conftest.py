@@ -37,6 +37,14 @@ def any_root(request: pytest.FixtureRequest, tmp_path) -> str:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a small tokenizer with the special tokens of chat templates but no template; only to be read."""
+    from chat.chat_cases import write_tokenizer
+
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
 def sample_data() -> Path:
     """The directory of labelled and real data that $TATARA_SAMPLE_DATA names; without it the test is skipped."""
     found = os.environ.get("TATARA_SAMPLE_DATA")

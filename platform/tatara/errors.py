@@ -55,7 +55,9 @@ class MissingExtraError(TataraError):
 
 def own_error(error: BaseException | None) -> TataraError | None:
     """The error of ours that an exception is, or that Ray wrapped into it; None when it is a defect."""
-    return next((each for each in causes(error) if isinstance(each, TataraError)), None)
+    own = (each for each in causes(error) if isinstance(each, TataraError))
+    # What Ray makes of an error of ours is one too, with a traceback for its line: the error itself comes after it.
+    return next((each for each in own if not isinstance(getattr(each, "cause", None), TataraError)), None)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

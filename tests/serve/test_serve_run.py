@@ -14,8 +14,8 @@ from tatara.serve.config import STAGE, ServeConfig
 from tatara.stage import standalone
 
 TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}<|endoftext|>{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% for message in messages %}{{ message.role }}:\n{{ message.content }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
 
 

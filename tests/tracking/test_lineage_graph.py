@@ -76,7 +76,8 @@ def test_many_sources_of_one_artifact_are_folded_and_their_bytes_added() -> None
 
 def test_without_a_lineage_the_stages_artifacts_and_inputs_make_one() -> None:
     lineage = lineage_of(full_run())
-    assert [node.kind for node in lineage.nodes] == ["documents", "tokens", "checkpoint", "model", "endpoint"]
+    kinds = [node.kind for node in lineage.nodes]
+    assert kinds == ["documents", "tokens", "checkpoint", "checkpoint", "model", "endpoint"]
     assert {(edge.source, edge.target) for edge in lineage.edges} >= {
         ("tokens/quickstart@1", "checkpoint/quickstart@1")
     }

@@ -235,7 +235,8 @@ class _Wait:
 
     def _has_room(self, group: Any) -> bool:
         if group is not None:
-            return bool(group.wait(timeout_seconds=0))
+            # With 0 the question itself runs out of time before the head can answer.
+            return bool(group.wait(timeout_seconds=1))
         return fits(self._bundles, _free(alive_nodes())) is None
 
     def _show(self, nodes: Sequence[Node]) -> None:

@@ -13,6 +13,8 @@ from tatara.errors import TataraError, own_error
 from tatara.rl.client import BufferClient
 
 _LOOK_SECONDS = 0.5
+_STATUS_SECONDS = 2.0
+_SPANS = 20_000
 _KEPT = 200
 _STEADY_SECONDS = 60.0
 """A worker that lived this long starts again at once when it dies; one that did not waits, longer each time."""
@@ -27,11 +29,13 @@ class Role:
         name: What its workers are called, with a number after it.
         count: How many there are.
         start: Given a name, creates the actor.
+        spans: Whether its ``status`` takes a time and tells the spans that ended after it.
     """
 
     name: str
     count: int
     start: Callable[[str], Any]
+    spans: bool = False
 
 
 @dataclass
@@ -48,6 +52,10 @@ class _Post:
     not_before: float = 0.0
     failures: int = 0
     status: Any = None
+    asked: float = 0.0
+    """When its status was asked for, by the monotonic clock."""
+    told: float = 0.0
+    """End of its last span, in seconds since the epoch."""
 
     @property
     def name(self) -> str:
@@ -65,6 +73,7 @@ class Crew:
     Attributes:
         incidents: What went wrong, the last ones.
         statuses: The last status of each worker, by name.
+        spans: What each rollout worker did when: (start, end, what), the last ones.
     """
 
     roles: tuple[Role, ...]
@@ -73,6 +82,7 @@ class Crew:
     log: Callable[[str], None]
     incidents: "deque[dict[str, Any]]" = field(default_factory=lambda: deque(maxlen=_KEPT))
     statuses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    spans: "dict[str, deque[tuple[float, float, str]]]" = field(default_factory=dict)
     failures: int = 0
     _posts: list[_Post] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
@@ -116,7 +126,7 @@ class Crew:
         now = time.monotonic()
         if post.actor is None:
             if now >= post.not_before:
-                post.lives += 1
+                post.lives, post.told = post.lives + 1, 0.0
                 post.actor, post.since = post.role.start(post.name), now
                 post.running = post.actor.run.remote()
             return
@@ -124,13 +134,22 @@ class Crew:
         if ended:
             self._replace(post, now)
             return
-        if post.status is None:
-            post.status = post.actor.status.remote()
-        elif ray.wait([post.status], timeout=0)[0]:
+        if post.status is None and now - post.asked >= _STATUS_SECONDS:
+            post.asked = now
+            post.status = post.actor.status.remote(*([post.told] if post.role.spans else []))
+        elif post.status is not None and ray.wait([post.status], timeout=0)[0]:
             # If it has died, `running` will say so.
             with contextlib.suppress(ray.exceptions.RayError):
-                self.statuses[post.name] = ray.get(post.status)
+                self._keep(post, ray.get(post.status))
             post.status = None
+
+    def _keep(self, post: _Post, status: Mapping[str, Any]) -> None:
+        self.statuses[post.name] = status
+        # The last one is still going on: it comes whole when it has ended.
+        ended = list(status["spans"])[:-1] if post.role.spans else []
+        if ended:
+            self.spans.setdefault(post.name, deque(maxlen=_SPANS)).extend(ended)
+            post.told = ended[-1][1]
 
     def _replace(self, post: _Post, now: float) -> None:
         """Find out why a worker has ended, and start another."""

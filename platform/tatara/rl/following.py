@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 from tatara.errors import TataraError
 from tatara.rl.client import BufferClient
 from tatara.rl.crew import Crew
@@ -21,10 +23,20 @@ _SERIES = ("reward", "reward_deviation", "passed", "length", "longest", "empty",
 class GrpoFollower(Follower):
     """Follows the learner's events as any training's, and asks the buffer and the workers now and then."""
 
-    def __init__(self, stage_run: StageRun, config: GrpoConfig, client: BufferClient, crew: Crew) -> None:
-        """Follow from now on."""
+    def __init__(
+        self, stage_run: StageRun, config: GrpoConfig, client: BufferClient, crew: Crew, *, gpus: bool = False
+    ) -> None:
+        """Follow from now on.
+
+        Args:
+            stage_run: Of the stage.
+            config: Of the run.
+            client: Of its buffer.
+            crew: Its workers.
+            gpus: Whether engines run on GPUs: then what is idle is told by them, not by this machine's cores.
+        """
         super().__init__(stage_run, config)
-        self._grpo, self._client, self._crew = config, client, crew
+        self._grpo, self._client, self._crew, self._gpus = config, client, crew, gpus
         self._began = time.time()
         self._asked = 0.0
         self._noted = 0
@@ -32,6 +44,9 @@ class GrpoFollower(Follower):
         self._learner: list[tuple[float, float, str]] = []
         self._policy: dict[str, float] = {}
         self._transcripts: list[dict[str, Any]] = []
+        self._cores: tuple[float, float] | None = None
+        """Idle and all seconds of this machine's cores when the first batch had been learned from."""
+        self._idle: float | None = None
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.batches: list[dict[str, Any]] = []
 
@@ -80,15 +95,13 @@ class GrpoFollower(Follower):
         generating = sum(each.get("generate", 0.0) for each in rollout)
         training = learner.get("train", 0.0)
         trained = sum(batch["tokens"] for batch in self.batches)
-        every = sum(sum(each.values()) - each.get("start", 0.0) for each in [*rollout, learner])
-        idle = sum(each.get("wait", 0.0) for each in [*rollout, learner])
         found = {"rollout_tokens": tokens, "trained_tokens": trained}
         if generating:
             found["rollout_tokens_per_second"] = round(tokens / generating, 1)
         if training:
             found["learner_tokens_per_second"] = round(trained / training, 1)
-        if every:
-            found["idle_share"] = round(idle / every, 4)
+        if self._idle is not None:
+            found["idle_share"] = round(self._idle, 4)
         return found
 
     def _on_step(self, event: dict[str, Any]) -> None:
@@ -101,10 +114,25 @@ class GrpoFollower(Follower):
 
     def _on_rollout_batch(self, event: dict[str, Any]) -> None:
         self._learner += [(start, seconds, what) for start, seconds, what in event["spans"]]
+        self._look_at_cores()
         del self._learner[: -10 * _SPANS]
         self._run.metrics(
             event["step"], **{"rl.staleness": event["staleness"], "rl.groups_equal": event["groups_equal"]}
         )
+
+    def _look_at_cores(self) -> None:
+        """Update how idle the devices were since the first batch: GPUs by what their workers waited, else the cores."""
+        if self._gpus:
+            shares = [each["seconds"] for each in self._shares() if each["kind"] != "reward"]
+            every = sum(sum(each.values()) - each.get("start", 0.0) for each in shares)
+            self._idle = sum(each.get("wait", 0.0) for each in shares) / every if every else None
+            return
+        times = psutil.cpu_times()
+        now = (times.idle, float(sum(times[:8])))
+        if self._cores is None:
+            self._cores = now
+        elif now[1] > self._cores[1]:
+            self._idle = (now[0] - self._cores[0]) / (now[1] - self._cores[1])
 
     def _on_published(self, event: dict[str, Any]) -> None:
         self._run.metrics(event["step"], **{"rl.sync_seconds": event["seconds"]}, **self._told_by_workers())
@@ -149,10 +177,9 @@ class GrpoFollower(Follower):
                 "spans": [self._from_start(*span) for span in self._learner[-_SPANS:]],
             }
         ]
-        for name, status in sorted(self._crew.statuses.items()):
-            spans = [self._from_start(start, end - start, what) for start, end, what in status.get("spans", ())]
-            if spans:
-                lanes.append({"name": name, "kind": name.partition("-")[0], "spans": spans[-_SPANS:]})
+        for name, told in sorted(self._crew.spans.items()):
+            spans = [self._from_start(start, end - start, what) for start, end, what in told]
+            lanes.append({"name": name, "kind": name.partition("-")[0], "spans": spans[-_SPANS:]})
         return lanes
 
     def _from_start(self, start: float, seconds: float, what: str) -> list[Any]:

@@ -87,7 +87,7 @@ def _learn(
             f"{config.num_workers} learner rank{'s' if config.num_workers > 1 else ''}"
         )
         with crew:
-            follower = GrpoFollower(stage_run, config, client, crew)
+            follower = GrpoFollower(stage_run, config, client, crew, gpus=placed.cuda)
             ray_training.train(config, stage_run, task, follower, learner.train)
             follower.ask()
             client.checkpointed(config.batches)
@@ -198,7 +198,7 @@ def _roles(config: GrpoConfig, task: LearnerTask, model: Path, placed: _Resource
             name, handle, config.rewards, config.scoring, model, num_cpus=config.cpus_per_reward_worker
         )
 
-    return Role("rollout", settings.engines, rollout), Role("reward", config.reward_workers, reward)
+    return Role("rollout", settings.engines, rollout, spans=True), Role("reward", config.reward_workers, reward)
 
 
 def _newest(task: LearnerTask, stage_run: StageRun) -> Checkpoint | None:
