@@ -1,11 +1,9 @@
-"""A small policy that can be asked, and the ``grpo`` stage on it: also run as ``grpo_cases.py ROOT NAME JSON``."""
+"""A small policy that can be asked, and the ``grpo`` stage on it."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import tatara.cluster
 from tatara import config, stage
 from tatara.artifact import Artifact, Store
 from tatara.rl.grpo import STAGE, GrpoConfig
@@ -43,7 +41,8 @@ def write_policy(root: Path, tokens: Artifact) -> Artifact:
         {},
         {
             "steps": 1, "global_batch_size": 2, "micro_batch_size": 2, "num_workers": 1, "validation_sequences": 0,
-            "model.hidden_size": 32, "model.ffn_hidden_size": 48, "model.num_layers": 2,
+            "model.hidden_size": 64, "model.ffn_hidden_size": 96, "model.num_layers": 2,
+            "model.num_attention_heads": 2, "model.num_query_groups": 2,
             "model.max_position_embeddings": 64,
         },
     )  # fmt: skip
@@ -64,9 +63,3 @@ def lineage(made: Artifact) -> list[dict[str, Any]]:
     """Its batches, as the artifact keeps them."""
     lines = (made.local("rl") / "batches.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-if __name__ == "__main__":
-    tatara.cluster.connect(num_cpus=2)
-    grpo(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
-    tatara.cluster.disconnect()
