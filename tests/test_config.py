@@ -96,6 +96,11 @@ def test_every_leaf_is_listed_with_its_description() -> None:
     assert set(leaves) == {"lr", "kind", "layout.tp", "layout.workers", "maybe.tp", "maybe.workers", "tags"}
 
 
+def test_a_type_is_told_as_its_user_writes_it() -> None:
+    assert config.type_name(tuple[Literal["add", "subtract"], ...]) == "tuple[one of add, subtract, ...]"
+    assert config.type_name(dict[str, Config] | None) == "dict[str, Config] or null"
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_survives_the_command_line(value: float) -> None:
     assert config.load(Example, {}, {"lr": repr(value)}).lr == value

@@ -215,8 +215,11 @@ def type_name(annotation: Any) -> str:
         return "one of " + ", ".join(str(item) for item in get_args(annotation))
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return " or ".join(type_name(item) for item in get_args(annotation))
-    if get_origin(annotation) is not None:
-        return str(annotation).replace("typing.", "")
+    if hasattr(annotation, "__metadata__"):
+        return type_name(get_args(annotation)[0])
+    if (origin := get_origin(annotation)) is not None:
+        inside = ", ".join("..." if item is ... else type_name(item) for item in get_args(annotation))
+        return f"{getattr(origin, '__name__', origin)}[{inside}]"
     return getattr(annotation, "__name__", str(annotation))
 
 

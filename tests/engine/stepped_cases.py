@@ -195,6 +195,17 @@ def requests_in_flight_go_on_from_their_cache_or_are_computed_again(model: str) 
         assert kept >= CAPACITY
 
 
+def what_ends_while_a_probe_is_computed_is_counted_until_it_is_returned(model: str) -> None:
+    with version_zero(model) as stepped:
+        stepped.submit("a", LONG[:9], Draw(max_tokens=2))
+        assert stepped.step() == []
+        # The probe's own steps end the request; whoever steps while something runs must still hear of it.
+        stepped.logprobs([LONG[:30], LONG[5:50]])
+        assert stepped.running == 1
+        (ended,) = stepped.step()
+        assert (ended.request_id, len(ended.token_ids), stepped.running) == ("a", 2, 0)
+
+
 def an_aborted_request_leaves_the_others_alone(model: str) -> None:
     with version_zero(model) as stepped:
         stepped.submit("gone", LONG[:9], Draw())

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tatara.engine.model_directory import check_model_directory, checkpoint_dtype
+from tatara.engine.model_directory import check_head_size, check_model_directory, checkpoint_dtype
 from tatara.errors import EngineError
 
 
@@ -39,6 +40,34 @@ def test_what_is_missing_is_named(tiny_llama: Path, tmp_path: Path, damage: Call
     damage(directory)
     with pytest.raises(EngineError, match=message):
         check_model_directory(directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"hidden_size": 64, "num_attention_heads": 8, "head_dim": None}, 8),
+        ({"head_dim": 48}, 48),
+        ({"text_config": {"hidden_size": 32, "num_attention_heads": 2}}, 16),
+    ],
+    ids=["derived", "given", "nested"],
+)
+def test_heads_without_a_cpu_kernel_are_refused_by_both_engines(
+    tiny_llama: Path, tmp_path: Path, changes: dict, size: int
+) -> None:
+    from tatara.engine.config import EngineConfig
+    from tatara.engine.engine import Engine
+    from tatara.engine.stepped import SteppedEngine
+
+    check_head_size(tiny_llama, cuda=False)
+    directory = Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    line = rf"copy has attention heads of size {size}, which vLLM cannot run without a GPU: .* one of 32, 64, 80, "
+    with pytest.raises(EngineError, match=line):
+        SteppedEngine.start(directory, EngineConfig(), cuda=False)
+    with pytest.raises(EngineError, match=line):
+        asyncio.run(Engine.start(directory, EngineConfig(), cuda=False, name="copy"))
+    check_head_size(directory, cuda=True)
 
 
 def test_the_type_of_the_weights_is_read_from_either_field(tiny_llama: Path, tmp_path: Path) -> None:

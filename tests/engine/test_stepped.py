@@ -18,6 +18,7 @@ CASES = [
     stepped_cases.a_seed_repeats_a_continuation,
     stepped_cases.after_every_update_probes_and_answers_are_those_of_the_new_weights,
     stepped_cases.requests_in_flight_go_on_from_their_cache_or_are_computed_again,
+    stepped_cases.what_ends_while_a_probe_is_computed_is_counted_until_it_is_returned,
     stepped_cases.an_aborted_request_leaves_the_others_alone,
     stepped_cases.a_sleep_loses_nothing,
     stepped_cases.what_cannot_be_run_is_refused_with_its_name,

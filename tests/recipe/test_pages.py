@@ -9,6 +9,7 @@ import pytest
 from tatara.model.presets import preset
 from tatara.model.spec import ModelSpec
 from tatara.recipe.definition import Recipe, RecipeStage, load_recipe
+from tatara.rl.grpo import GrpoConfig
 from tatara.train.convert.upcycle import UpcycleConfig
 from tatara.train.feed.plan import SourceSize, TrainingPlan
 from tatara.train.pretrain import PretrainConfig, check_layout, continued, longest_without_rope, spec_at
@@ -17,7 +18,8 @@ from tatara.train.schedule import learning_rate
 RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 PAGES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
 FULL = ("llama3/405b.yaml", "instella/3b.yaml", "instella/long.yaml", "tanuki/8b.yaml", "tanuki/8x8b.yaml")
-TOYS = ("llama3/toy.yaml", "instella/toy.yaml", "tanuki/toy.yaml")
+CHAT = "instella/math.yaml"
+TOYS = ("llama3/toy.yaml", "instella/toy.yaml", "instella/math-toy.yaml", "tanuki/toy.yaml")
 
 T, B, M = 1e12, 1e9, 1e6
 # Page and run: published tokens of the run, and of a step in each phase. Sources stand on the pages.
@@ -82,6 +84,12 @@ def spec_after(recipe: Recipe, key: str, vocabulary: int) -> ModelSpec:
         before = preset("instella-3b")
     if isinstance(item.config, UpcycleConfig):
         return item.config.sparse(before)
+    if isinstance(item.config, GrpoConfig):
+        item.config.layout.check_model(before)
+        item.config.layout.resolve(item.config.num_workers)
+        assert item.config.sequence_length <= before.max_position_embeddings
+        for part in (*item.config.stages, item.config.evaluation.sampling):
+            assert part.max_response_tokens < item.config.sequence_length
     if not isinstance(item.config, PretrainConfig):
         return before
     plan = plan_of(recipe, item)
@@ -98,7 +106,7 @@ def tokens_by_phase(plan: TrainingPlan) -> list[int]:
 
 
 def test_every_training_recipe_is_tested_here() -> None:
-    assert {*FULL, *TOYS, "quickstart.yaml", "web.yaml"} == set(PAGES)
+    assert {*FULL, CHAT, *TOYS, "quickstart.yaml", "web.yaml"} == set(PAGES)
     assert {(name, item.key) for name in FULL for item in runs(page(name))} == set(PUBLISHED)
 
 
@@ -119,7 +127,7 @@ def test_a_run_takes_the_published_tokens(name: str, key: str) -> None:
     assert sizes == pytest.approx(steps, rel=0.02)
 
 
-@pytest.mark.parametrize("name", [*FULL, *TOYS])
+@pytest.mark.parametrize("name", [*FULL, CHAT, *TOYS])
 def test_layouts_fit_the_models_the_batches_and_the_workers(name: str) -> None:
     recipe = page(name)
     last = next(item for item in recipe.stages if item.stage.name == "export").upstream["checkpoint"]
@@ -129,10 +137,12 @@ def test_layouts_fit_the_models_the_batches_and_the_workers(name: str) -> None:
         "llama3/405b.yaml": (131072, 500000, 0),
         "instella/3b.yaml": (4096, 10000, 0),
         "instella/long.yaml": (262144, 3691950, 0),
+        "instella/math.yaml": (32768, 10000, 0),
         "tanuki/8b.yaml": (8192, 500000, 0),
         "tanuki/8x8b.yaml": (4096, 500000, 8),
         "llama3/toy.yaml": (512, 500000, 0),
         "instella/toy.yaml": (1024, 3691950, 0),
+        "instella/math-toy.yaml": (128, 10000, 0),
         "tanuki/toy.yaml": (128, 500000, 8),
     }[name]
     assert (spec.max_position_embeddings, spec.rope_theta) == (context, theta)
@@ -177,6 +187,36 @@ def test_instella_has_three_seeds_that_begin_where_the_first_stage_ends() -> Non
     assert all(second.optimizer.learning_rate == pytest.approx(end) for second in seconds)  # type: ignore[attr-defined]
     average = next(item for item in recipe.stages if item.key == "average")
     assert set(average.upstream.values()) == {"stage2-5796", "stage2-6198", "stage2-8915"}
+
+
+def grpo_stages(name: str) -> list[tuple[RecipeStage, GrpoConfig]]:
+    return [(item, item.config) for item in page(name).stages if isinstance(item.config, GrpoConfig)]
+
+
+def test_instella_math_has_the_three_stages_that_were_published() -> None:
+    stages = grpo_stages(CHAT)
+    told = [
+        (c.batches, only.groups_per_batch, only.group_size, only.max_response_tokens, c.num_workers)
+        for _, c in stages
+        for only in c.stages
+    ]
+    # Steps, prompts, rollouts, tokens and GPUs.
+    assert told == [(1200, 128, 8, 8000, 16), (600, 128, 16, 16000, 32), (740, 128, 16, 16000, 32)]
+    for _, config in stages:
+        loss = config.algorithm.policy_loss()
+        assert (config.optimizer.learning_rate, config.minibatches) == (1e-6, 4)
+        assert (config.rollout.colocate, config.staleness) == (True, 0)
+        assert (loss.kl_coefficient, loss.kl_estimator, loss.clip_low, loss.clip_high) == (1e-3, "k3", 0.2, 0.2)
+
+
+@pytest.mark.parametrize("name", [CHAT, "instella/math-toy.yaml"])
+def test_each_stage_of_instella_math_learns_from_where_the_one_before_it_ended(name: str) -> None:
+    stages = grpo_stages(name)
+    assert [item.upstream["checkpoint"] for item, _ in stages] == ["sft2", "grpo1", "grpo2"]
+    shape = [(only.group_size, only.max_response_tokens) for _, config in stages for only in config.stages]
+    assert len(shape) == 3
+    assert shape[0][0] * 2 == shape[1][0] == shape[2][0]
+    assert shape[0][1] * 2 == shape[1][1] == shape[2][1]
 
 
 def test_tanuki_8x8b_sees_the_published_tokens_in_all() -> None:

@@ -1,17 +1,22 @@
-"""A small policy that can be asked, and the ``grpo`` stage on it."""
+"""A small policy that can be asked, and the ``grpo`` stage on it; also run as ``grpo_cases.py ROOT NAME CHANGES``."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from tatara import config, stage
+from tatara import cluster, config, stage
 from tatara.artifact import Artifact, Store
 from tatara.rl.grpo import STAGE, GrpoConfig
 from tatara.train import pretrain_run
 from tatara.train.pretrain import STAGE as PRETRAIN
 from tatara.train.pretrain import PretrainConfig
+from tatara.train.watch.events import EventReader
 
 GROUPS, SIZE, BATCHES = 4, 4, 6
+PROMPTS = 60
+"""To train on."""
+REWARDS = Path(__file__).with_name("grpo_rewards.py")
 CONFIG: dict[str, Any] = {
     "steps": BATCHES,
     "stages": [
@@ -24,7 +29,7 @@ CONFIG: dict[str, Any] = {
         }
     ],
     "algorithm": {"kl_coefficient": 0.0},
-    "rewards": {"low": {"kind": "python", "function": f"{Path(__file__).with_name('grpo_rewards.py')}:low_tokens"}},
+    "rewards": {"low": {"kind": "python", "function": f"{REWARDS}:low_tokens"}},
     "passing": {"at_least": 0.5},
     "sequence_length": 64,
     "micro_batch_size": 2,
@@ -59,7 +64,13 @@ def grpo(root: str | Path, name: str, **changes: Any) -> Artifact:
         return opened.commit(STAGE.resolve(STAGE.run)(chosen, opened.stage_run))
 
 
-def lineage(made: Artifact) -> list[dict[str, Any]]:
-    """Its batches, as the artifact keeps them."""
-    lines = (made.local("rl") / "batches.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def events(root: Path, name: str) -> list[dict[str, Any]]:
+    """What the learner of a run that is under way has told so far."""
+    found = next(root.glob(f"work/grpo-{name}-*/events.jsonl"), None)
+    return [] if found is None else EventReader(found).read()
+
+
+if __name__ == "__main__":
+    cluster.connect(num_cpus=2)
+    grpo(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
+    cluster.disconnect()

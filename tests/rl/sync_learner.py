@@ -33,6 +33,32 @@ class SyncLearner:
         self.engine = Engine(spec, ParallelLayout(), AdamSettings(), micro_batch_size=1)
         load_from_directory(self.engine.chunks, spec, TensorDirectory(Path(model)))
 
+    def publish_and_hear(self, buffer: str, version: int, bucket_bytes: int, objects: bool = False) -> Any:
+        """Change the weights, unless it is to be said again, and publish them by broadcast over gloo where that can be.
+
+        Returns:
+            What the publisher says, the lines that it wrote, and the digest of the weights.
+        """
+        from tatara.rl.client import BufferClient
+        from tatara.rl.publisher import Publisher, Sending
+
+        if not hasattr(self, "_publisher"):
+            client, self._lines = BufferClient(buffer, 120.0), []
+            sending = Sending("gloo", bucket_bytes, 120.0)
+            self._publisher = Publisher(self.engine, client, sending, lambda code: code, self._lines.append)
+        if not objects:
+            self._move(version, 0.05)
+        found = self._publisher.publish(version, [], objects=objects)
+        said, self._lines[:] = tuple(self._lines), []
+        return found, said, self.digest()
+
+    def digest(self) -> str:
+        """Of every bit of the weights under their Hugging Face names."""
+        from rl.broadcast_member import digest
+        from tatara.model.hf import stream_to_hf
+
+        return digest(stream_to_hf(self.engine.chunks, self.engine.spec))
+
     def publish(
         self, buffer: str, version: int, probe_ids: Sequence[Sequence[int]], bucket_bytes: int, move: float = 0.05
     ) -> Any:
@@ -41,10 +67,15 @@ class SyncLearner:
         Returns:
             What `publish` says.
         """
-        import torch
-
         from tatara.rl.client import BufferClient
         from tatara.rl.weight_sync import publish
+
+        self._move(version, move)
+        self._client = BufferClient(buffer, 120.0)
+        return publish(self.engine, self._client, version, probe_ids, bucket_bytes=bucket_bytes)
+
+    def _move(self, version: int, move: float) -> None:
+        import torch
 
         generator = torch.Generator().manual_seed(version)
         with torch.no_grad():
@@ -52,8 +83,6 @@ class SyncLearner:
                 for parameter in chunk.parameters():
                     if version and move:
                         parameter += move * torch.randn(parameter.shape, generator=generator).to(parameter)
-        self._client = BufferClient(buffer, 120.0)
-        return publish(self.engine, self._client, version, probe_ids, bucket_bytes=bucket_bytes)
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """What the trainer says of every token but the first."""

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import json
 from collections import Counter
 
 import msgpack
@@ -10,93 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rl.ledger_run import BATCHES, PROMPTS, STAGES, World, run_batch
 from rl.ledger_world import make_prompts, make_rollout, make_score, make_settings, make_stage
 from tatara.errors import TrainingError
 from tatara.rl.curriculum import DynamicSampling, HeldOut, Replay
 from tatara.rl.ledger import State, apply, checks, pass_at_k, plan, restore, snapshot
-from tatara.rl.ledger.packing import pack_rollout, pack_score, spans, unpack_rollout, unpack_score
-from tatara.rl.ledger.status import status
-from tatara.rl.record import RolloutKey, Sampling, Score
+from tatara.rl.record import RolloutKey
 
-PROMPTS = make_prompts(11)
-
-
-class World:
-    """Workers and a learner around a ledger; what they do is drawn, what they say goes through the same functions."""
-
-    def __init__(self, rules, held_out=()):
-        self.rules, self.state, self.events = rules, State(), []
-        self.held_out = held_out
-        self.versions: dict[str, int] = {}
-        self.running: dict[str, list[tuple[RolloutKey, object, int]]] = {}
-        self.trained: dict[int, list[tuple[int, int]]] = {}
-        self.version = 0
-
-    def commit(self, event):
-        if event is not None:
-            # Through the wire format, as the journal would bring it back.
-            event = msgpack.unpackb(msgpack.packb(event), strict_map_key=False)
-            self.events.append(event)
-            apply(self.state, event, self.rules)
-        return event
-
-    def lease(self, worker, room, held=True):
-        running = self.running.setdefault(worker, [])
-        version = self.versions.setdefault(worker, 0)
-        if held:
-            keys = [(key.purpose, key.round, key.position, key.index) for key, _, _ in running]
-            self.commit(plan.lost(self.state, worker, keys))
-        event = self.commit(plan.lease(self.state, self.rules, worker, version, room, 0.0))
-        given = 0
-        for purpose, turn, position, indices in event["groups"] if event else ():
-            group = self.state.groups[purpose, turn, position]
-            prompt = (PROMPTS if purpose == "train" else self.held_out)[group.prompt]
-            running += [(RolloutKey(purpose, turn, position, index), prompt, version) for index in indices]
-            given += len(indices)
-        assert given <= max(room, 0)
-        return given
-
-    def deliver(self, worker, places):
-        running = self.running.get(worker, [])
-        chosen = [running[place % len(running)] for place in places] if running else []
-        rollouts = [make_rollout(key, prompt, version, worker) for key, prompt, version in chosen]
-        if rollouts:
-            self.commit(checks.deliver(self.state, worker, rollouts, PROMPTS, self.held_out, 0.0))
-        self.running[worker] = [each for each in running if each not in chosen]
-        return rollouts
-
-    def score(self, worker, room, reward, lose=False):
-        event = self.commit(plan.scoring(self.state, worker, room, 0.0))
-        keys = [RolloutKey(*key) for key in event["keys"]] if event else []
-        if keys and not lose:
-            self.commit(checks.score(self.state, worker, [make_score(key, reward(key)) for key in keys], 0.0))
-        return keys
-
-    def train(self):
-        """One update, if the batch is there: it turns version v into v + 1."""
-        event = self.commit(plan.batch(self.state, self.rules, self.version, 0.0))
-        if event is None:
-            return False
-        groups = self.state.batches[self.version]
-        self.trained[self.version] = [
-            (group.position, r["versions"][0]) for group in groups for r in group.rollouts.values()
-        ]
-        self.version += 1
-        self.commit({"event": "publish", "version": self.version})
-        return True
-
-
-STAGES = (
-    make_stage(name="short", until_batch=2, groups_per_batch=1, group_size=2),
-    make_stage(
-        name="long",
-        groups_per_batch=2,
-        group_size=3,
-        dynamic_sampling=DynamicSampling(enabled=True, most_in_a_row=1000),
-        replay=Replay(below=0.5, times=1, delay=3),
-    ),
-)
-BATCHES = 7
 actions = st.lists(
     st.tuples(st.sampled_from("lllldddssstukre"), st.integers(0, 2), st.integers(0, 7)), min_size=10, max_size=120
 )
@@ -189,14 +108,6 @@ def test_a_replay_of_any_prefix_is_the_live_state(drawn, cut, through_snapshot):
             again = restore(msgpack.unpackb(msgpack.packb(snapshot(again)), strict_map_key=False))
         apply(again, event, rules)
     assert again == live
-
-
-def run_batch(world: World, reward=lambda key: float(key.index % 2)) -> bool:
-    world.versions["engine"] = world.version
-    while world.lease("engine", 100):
-        world.deliver("engine", range(100))
-        world.score("reward", 100, reward)
-    return world.train()
 
 
 def test_staleness_zero_is_strictly_synchronous():
@@ -367,106 +278,6 @@ def test_one_batch_has_one_answer_and_is_asked_for_in_order():
     world.commit({"event": "checkpoint", "batch": 1})
     with pytest.raises(TrainingError, match="batch 0 is in a checkpoint"):
         plan.handed_out(world.state, world.rules, 0)
-
-
-KEY = RolloutKey("train", 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("key", "changes", "message"),
-    [
-        (RolloutKey("train", 0, 99, 0), {}, "rollout 0 of position 99, which was never handed out"),
-        (RolloutKey("evaluate", 3, 0, 0), {}, "held-out prompt 0 of version 3, which was never handed out"),
-        (RolloutKey("train", 0, 0, 2), {}, "its group has 2 rollouts"),
-        (KEY, {"prompt_ids": (1, 2)}, "other prompt tokens than those of prompt 'sums-"),
-        (KEY, {"logprobs": (-1.0, -1.0)}, "1 tokens, but 2 in logprobs"),
-        (KEY, {"loss_mask": ()}, "1 tokens, but 0 in loss_mask"),
-        (KEY, {"logprobs": (float("nan"),)}, "a log-probability that is not finite"),
-        (KEY, {"last_version": -1}, "last version -1 before the first"),
-        (KEY, {"first_version": -1}, "begun with version -1, but leased it with version 0"),
-    ],
-    ids=["position", "round", "index", "prompt", "logprobs", "mask", "nan", "versions", "too old"],
-)
-def test_a_wrong_delivery_is_refused_in_one_line(key, changes, message):
-    world = World(make_settings([make_stage()], PROMPTS))
-    world.lease("engine", 100)
-    prompt = PROMPTS[world.state.groups["train", 0, 0].prompt]
-    before = copy.deepcopy(world.state)
-    both = [make_rollout(RolloutKey("train", 0, 0, 1), prompt, 0), make_rollout(key, prompt, 0, **changes)]
-    with pytest.raises(TrainingError, match="worker 'engine' brings") as caught:
-        checks.deliver(world.state, "engine", both, PROMPTS, (), 0.0)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert world.state == before
-
-
-def test_strangers_are_refused():
-    world = World(make_settings([make_stage()], PROMPTS))
-    with pytest.raises(TrainingError, match="'stranger' delivers, but never leased"):
-        checks.deliver(world.state, "stranger", [], PROMPTS, (), 0.0)
-    with pytest.raises(TrainingError, match="'stranger' has scores, but never leased"):
-        checks.score(world.state, "stranger", [], 0.0)
-    with pytest.raises(TrainingError, match="version 4 of the policy, but the newest is 0"):
-        plan.lease(world.state, world.rules, "engine", 4, 1, 0.0)
-    world.lease("engine", 100)
-    with pytest.raises(TrainingError, match="scores rollout 0 of position 0, which is not generated"):
-        checks.score(world.state, "engine", [make_score(KEY, 1.0)], 0.0)
-
-
-def test_packing_changes_nothing():
-    prompt = PROMPTS[0]
-    odd = make_rollout(
-        KEY,
-        prompt,
-        3,
-        "w",
-        response_ids=(5, 2**31 - 1),
-        loss_mask=(1, 0),
-        logprobs=(-0.1, 0.0),
-        sampling=Sampling(4, 0.7, 0.9, 50, (1, 2)),
-        last_version=4,
-        finish="environment",
-    )
-    for rollout in (
-        odd,
-        make_rollout(KEY, prompt, 0),
-        make_rollout(KEY, prompt, 0, response_ids=(), loss_mask=(), logprobs=()),
-    ):
-        record = msgpack.unpackb(msgpack.packb(pack_rollout(rollout)))
-        assert unpack_rollout(record, prompt.token_ids) == rollout
-    score = make_score(KEY, 0.1, {"judge": "timed out"})
-    assert unpack_score(json.loads(json.dumps(pack_score(score)))) == score
-
-
-def test_a_score_that_is_no_number_is_an_error():
-    packed = pack_score(Score(KEY, {"math": float("nan"), "format": 1.0}, float("nan"), "text"))
-    assert packed["errors"] == {"math": "nan is not a finite number"}
-    assert packed["parts"] == {"format": 1.0}
-
-
-def test_spans():
-    assert spans([3, 0, 1, 2, 6]) == "0-3, 6"
-
-
-def test_status_says_what_the_next_batch_waits_for():
-    world = World(make_settings([make_stage(group_size=4)], PROMPTS, staleness=1))
-    world.lease("engine", 100)
-    world.deliver("engine", [0])
-    found = status(world.state, world.rules, 0, 10.0)
-    assert found["groups"] == {"leased": 4}
-    assert found["waiting_for"] == "batch 0 needs 2 groups, 0 of 4 are ready"
-    assert found["workers"]["engine"]["generating"] == 15
-    assert found["leases"][0] | {"age_s": 0} == {
-        "purpose": "train",
-        "round": 0,
-        "position": 0,
-        "workers": ["engine"],
-        "rollouts": "1-3",
-        "version": 0,
-        "age_s": 0,
-    }
-    world.commit({"event": "stop"})
-    json.dumps(status(world.state, world.rules, 0, 10.0))
 
 
 def test_a_lost_journal_goes_on_from_the_checkpoint():

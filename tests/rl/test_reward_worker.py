@@ -148,16 +148,33 @@ def test_a_run_that_must_end_ends_with_the_line(ray, start):
 
 
 @pytest.mark.ray
-def test_a_buffer_that_is_gone_is_waited_for_no_longer_than_allowed(ray, start):
-    from tatara.errors import ClusterError, own_error
+def test_a_buffer_that_is_dead_for_good_ends_the_worker(ray, start):
+    from tatara.errors import EngineError, own_error
 
     begin, work = start
     buffer = begin(lambda prompt, index: "x")
     ray.kill(buffer)
-    _, run = work("worker", buffer, read_rewards({"short": "length"}), ScoringConfig(buffer_seconds=0.5))
-    with pytest.raises(Exception, match="the buffer has not answered 'lease_scoring' for") as caught:
+    _, run = work("worker", buffer, read_rewards({"short": "length"}))
+    with pytest.raises(Exception, match="the buffer is dead for good, so `lease_scoring` gets no answer") as caught:
         ray.get(run, timeout=120)
-    assert isinstance(own_error(caught.value), ClusterError)
+    assert isinstance(own_error(caught.value), EngineError)
+
+
+@pytest.mark.ray
+def test_a_worker_stops_although_the_buffer_does_not_answer(ray, start):
+    begin, work = start
+    buffer = begin(lambda prompt, index: "x")
+    short = read_rewards({"short": {"kind": "length", "unit": "characters", "maximum": 5}})
+    worker, run = work("worker", buffer, short, SCORING.model_copy(update={"buffer_seconds": 1000.0}))
+    batch_of(ray, buffer, [run])
+    pid = ray.get(buffer.status.remote(), timeout=60)["pid"]
+    # A stopped process keeps its connections: nobody is told that it is away.
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        ray.get(worker.stop.remote(), timeout=60)
+        assert ray.get(run, timeout=120) is None
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_turns_of_the_model_are_told_from_those_of_the_environment(renderer):

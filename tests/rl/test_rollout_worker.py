@@ -182,7 +182,8 @@ def test_a_run_in_which_buffer_and_worker_are_killed_trains_on_tokens_of_the_pol
     from transformers import AutoModelForCausalLM
 
     from tatara.chat import Renderer
-    from tatara.rl.weight_sync import fetch, unpacked
+    from tatara.engine.buckets import unpacked
+    from tatara.rl.weight_sync import fetch
 
     run = Run(ray, model, tmp_path)
     run.start_worker("a")

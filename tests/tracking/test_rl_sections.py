@@ -30,7 +30,8 @@ def test_curves_of_rewards_and_policy_with_the_stages_of_the_curriculum():
     assert "longer is at step 20" in drawn
     assert "lowest goes from 0.8 at step 1" in drawn
     assert "highest goes from 2 at step 1 to 41 at step 40" in drawn
-    for title in ("Entropy", "Cut off at the length limit", "Engine against trainer", "math", "format", "novelty"):
+    for title in ("Entropy", "Cut off at the length limit", "Engine against trainer", "math", "format", "novelty",
+                  "Difference after a synchronisation", "Generated", "Learned from", "Idle devices"):  # fmt: skip
         assert f'class="chart-title">{title}<' in drawn, title
 
 

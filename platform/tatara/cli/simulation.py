@@ -29,30 +29,42 @@ class _Counts(click.ParamType):
 
 
 @click.command()
-@click.option("--run", "measured", metavar="JSON", help="Figures of a measured run: predict it instead of a cluster.")
-@click.option("--model", metavar="NAME", help="A published architecture, such as llama3-8b.")
-@click.option("--params", metavar="COUNT", help="A size instead, such as 7B.")
+@click.option("--run", "measured", metavar="FILE",
+              help="Figures of a measured run as JSON (MeasuredRun in tatara/rl/simulation/calibration.py says which): "
+                   "predict that run instead of a cluster.")  # fmt: skip
+@click.option("--model", metavar="NAME", help="What is trained: a published architecture, such as llama3-8b.")
+@click.option("--params", metavar="COUNT", help="What is trained, by its size instead, such as 7B.")
 @click.option("--hardware", default="h100", show_default=True, help="Accelerator.")
-@click.option("--gpus", type=_Counts(1), default="8,32,128,512,1024", show_default=True, help="Sizes of the cluster.")
-@click.option("--staleness", type=_Counts(0), default="0,1,2,4", show_default=True, help="Bounds to compare.")
-@click.option("--mean-tokens", type=click.FloatRange(1), default=4096.0, show_default=True, help="Of a response.")
+@click.option("--gpus", type=_Counts(1), default="8,32,128,512,1024", show_default=True,
+              help="Sizes of the cluster to compare.")  # fmt: skip
+@click.option("--staleness", type=_Counts(0), default="0,1,2,4", show_default=True,
+              help="Bounds on the age of a rollout to compare, in batches; 0 is by turns.")  # fmt: skip
+@click.option("--mean-tokens", type=click.FloatRange(1), default=4096.0, show_default=True,
+              help="Mean tokens of a response.")  # fmt: skip
 @click.option("--spread", type=click.FloatRange(0), default=1.0, show_default=True,
               help="Standard deviation of the lengths over their mean.")  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Longest response.")
-@click.option("--prompt-tokens", type=click.FloatRange(0), default=256.0, show_default=True, help="Of a prompt.")
+@click.option("--max-tokens", type=click.IntRange(1), default=16384, show_default=True,
+              help="Tokens of the longest response.")  # fmt: skip
+@click.option("--prompt-tokens", type=click.FloatRange(0), default=256.0, show_default=True,
+              help="Mean tokens of a prompt.")  # fmt: skip
 @click.option("--group-size", type=click.IntRange(1), default=16, show_default=True, help="Rollouts of a prompt.")
 @click.option("--groups-per-gpu", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
               help="Prompts in a batch, per GPU of the cluster.")  # fmt: skip
-@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs of an engine.")
+@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs that an engine is sharded over.")
 @click.option("--drain", is_flag=True, help="Let responses end before new weights come.  [default: they go on]")
 @click.option("--colocated", is_flag=True, help="Learner and engines share all GPUs.  [default: each has its own]")
-@click.option("--batches", type=click.IntRange(1), default=6, show_default=True, help="To measure.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the lengths.")
+@click.option("--batches", type=click.IntRange(1), default=6, show_default=True, help="Rollout batches to simulate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the lengths of responses.")
 @click.option("--plot", metavar="DIRECTORY", help="Write curves over the size of the cluster as SVG.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def simulate(context: click.Context, measured: str | None, staleness: tuple[int, ...], **options: Any) -> None:
-    """Predict how busy the loop of rollouts and training keeps GPUs, event by event. Starts nothing."""
+    """Predict how busy the loop of rollouts and training keeps GPUs, event by event. Starts nothing.
+
+    Say what is trained (--model or --params), or give the figures of a run (--run). A row for each size and staleness
+    shows how the GPUs are best divided, the speed, and which share of their time goes to what. What was assumed of
+    engines and learner is listed below the table.
+    """
     if measured is not None:
         given = context.get_parameter_source("staleness")
         bounds = staleness if given is not click.core.ParameterSource.DEFAULT else ()

@@ -89,7 +89,7 @@ def field_options(model: type[Config]) -> list[click.Parameter]:
     options: list[click.Parameter] = []
     more = {key for key, _ in model.more_fields()}
     for key, field in config.leaf_fields(model):
-        default = "" if field.is_required() else f"  [default: {field.get_default(call_default_factory=True)}]"
+        default = "" if field.is_required() else f"  [default: {_shown(field.get_default(call_default_factory=True))}]"
         spellings = [f"--{key}", *([f"--{key.replace('_', '-')}"] if "_" in key else [])]
         if short := config.short_name(field):
             spellings.append(f"--{short}")
@@ -102,6 +102,13 @@ def field_options(model: type[Config]) -> list[click.Parameter]:
             )
         )
     return options
+
+
+def _shown(value: Any) -> str:
+    """A default as a user would write it; of configurations in a list, what they do not leave out."""
+    if isinstance(value, tuple) and any(isinstance(item, Config) for item in value):
+        value = [item.model_dump(exclude_defaults=True) for item in value]
+    return str(value)
 
 
 def overrides_from(model: type[Config], options: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tatara.config import nearest
 from tatara.engine.buckets import BUCKET_BYTES, buckets
 from tatara.engine.config import EngineConfig
-from tatara.engine.model_directory import check_model_directory, engine_dtype
+from tatara.engine.model_directory import check_head_size, check_model_directory, engine_dtype
 from tatara.engine.weights import ExpectedWeights
 from tatara.errors import EngineError
 
@@ -51,6 +51,7 @@ class Engine:
             EngineError: The directory is not a model, an argument is wrong, or the engine process did not come up.
         """
         check_model_directory(model)
+        check_head_size(model, cuda=cuda)
         arguments = vllm_arguments(model, config, cuda=cuda, name=name)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM

@@ -38,6 +38,40 @@ def check_model_directory(directory: Path) -> None:
     check_chat(directory)
 
 
+def check_head_size(directory: Path, *, cuda: bool) -> None:
+    """Refuse a model whose attention vLLM has no CPU kernel for: it would end the process without a word.
+
+    Args:
+        directory: That `check_model_directory` has passed.
+        cuda: Whether the engine runs on a GPU, whose kernels are others.
+
+    Raises:
+        EngineError: The size of its attention heads is not one that vLLM's CPU backend supports.
+    """
+    size = None if cuda else _head_size(directory)
+    if size is None:
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in sizes:
+        raise EngineError(
+            f"{directory} has attention heads of size {size}, which vLLM cannot run without a GPU: choose a "
+            f"hidden_size and num_attention_heads that give one of {', '.join(map(str, sizes))}"
+        )
+
+
+def _head_size(directory: Path) -> int | None:
+    """Of the attention, as vLLM reads it; None where the configuration does not say it in these words."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if "kv_lora_rank" in config or not hidden or not heads:
+        # Latent attention has kernels of its own.
+        return None
+    return int(config.get("head_dim") or hidden // heads)
+
+
 def checkpoint_dtype(directory: Path) -> str | None:
     """The type of the weights as the model's configuration names it, such as ``bfloat16``."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tatara.engine.buckets import BUCKET_BYTES, buckets
 from tatara.engine.config import EngineConfig
-from tatara.engine.model_directory import check_model_directory
+from tatara.engine.model_directory import check_head_size, check_model_directory
 from tatara.engine.stepped_arguments import PROBE_SEQUENCES, stepped_arguments
 from tatara.engine.stepped_request import Drawing, Finished, Request
 from tatara.engine.weights import ExpectedWeights
@@ -65,6 +65,7 @@ class SteppedEngine:
             EngineError: The directory is not a model, an argument is wrong, or the environment is not the engine's.
         """
         check_model_directory(model)
+        check_head_size(model, cuda=cuda)
         arguments = stepped_arguments(model, config, cuda)
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -83,8 +84,8 @@ class SteppedEngine:
 
     @property
     def running(self) -> int:
-        """Requests in flight or waiting."""
-        return len(self._requests)
+        """Requests in flight, waiting, or ended while a probe was computed: what `step` has yet to return."""
+        return len(self._requests) + len(self._done)
 
     def submit(self, request_id: str, token_ids: Sequence[int], drawing: Drawing, seed: int | None = None) -> None:
         """Queue a prompt.
@@ -174,6 +175,7 @@ class SteppedEngine:
         self._broken = f"the update to version {version} failed half-way: start the engine again"
         if self._engine.vllm_config.parallel_config.world_size == 1:
             arguments = {"weights_iterator": checked, "is_checkpoint_format": True}
+            self._engine.collective_rpc("renew_kernels")
             self._engine.collective_rpc("reload_weights", kwargs=arguments)
         else:
             # The workers are processes of their own, which tensors do not reach.

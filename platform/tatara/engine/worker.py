@@ -37,10 +37,25 @@ class WorkerExtension:
         if torch.cpu._is_amx_tile_supported():
             torch.cpu._init_amx()
 
+    def renew_kernels(self) -> None:
+        """Have kernels of experts on a CPU set up again with the weights that come next.
+
+        vLLM packs experts only while it sets their kernel up, and would take new ones for packed. (On a GPU captured
+        graphs need the kernel that there is.)
+        """
+        model = self.model_runner.get_model()
+        if next(model.parameters()).device.type != "cpu":
+            return
+        for layer in model.modules():
+            method = getattr(layer, "quant_method", None)
+            if method is not None and getattr(method, "moe_kernel", None) is not None:
+                method.moe_kernel = None
+
     def begin_weights(self) -> None:
         """Make ready for new weights; nothing may be computed before `end_weights`."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        self.renew_kernels()
         initialize_layerwise_reload(self.model_runner.get_model())
 
     def load_weights_bucket(self, bucket: "bytes | np.ndarray") -> None:

@@ -39,29 +39,34 @@ class AlgorithmConfig(Config):
     """What divides a token's loss: its sequence's trained tokens (then the mean over sequences), the trained tokens of
     the batch, or the longest response (then the mean over sequences)."""
     clip_low: float = Field(default=0.2, ge=0, le=1)
-    """See `PolicyLoss`."""
+    """The ratio of new to old probability is clipped below 1 minus this, where the advantage is negative."""
     clip_high: float = Field(default=0.2, ge=0)
-    """See `PolicyLoss`."""
+    """It is clipped above 1 plus this, where the advantage is positive."""
     delta: float | None = Field(default=None, gt=1)
-    """See `PolicyLoss`."""
+    """The ratio never counts for more than this, even where the advantage is negative; null sets no bound."""
     ratio_level: Literal["token", "sequence"] = "token"
-    """See `PolicyLoss`."""
+    """``sequence``: all tokens of a rollout share the geometric mean of their ratios."""
     ratio_base: Literal["proximal", "behaviour"] = "proximal"
-    """See `PolicyLoss`."""
+    """What the ratio is relative to: the trainer's own weights before the first step on the batch, or what the engine
+    said when it sampled."""
     correction: Correction = "token_truncate"
-    """See `PolicyLoss`; ``none`` with ratio_base=behaviour."""
+    """Weight for the difference between the trainer's weights before the batch and the engine that sampled (older
+    weights, other kernels): of each token, or of each sequence the product over its tokens; outside the bounds it is
+    set to the bound (truncate) or to zero (mask). ``none`` with ratio_base=behaviour."""
     correction_min: float | None = Field(default=None, ge=0)
-    """See `PolicyLoss`."""
+    """Lower bound of the correction; null has none."""
     correction_max: float | None = Field(default=3.0, gt=0)
-    """See `PolicyLoss`."""
+    """Upper bound of the correction; null has none."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the divergence from the initial policy; 0 keeps no reference model."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the divergence goes: to the loss of each token, or, summed over a response, off its reward."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """See `PolicyLoss`."""
+    """k1: the difference of log-probabilities (without a gradient of use in the loss); k2: half its square; k3:
+    unbiased and never negative."""
     kl_weighted: bool = False
-    """See `PolicyLoss`; only in the loss."""
+    """Multiply the divergence by the ratio before clipping, which makes the gradient of k3 unbiased; only in the
+    loss."""
     overlong_penalty: float = Field(default=0.0, ge=0)
     """Taken off the reward of a response as long as allowed (DAPO, equation 13); 0 takes nothing."""
     overlong_window: int | None = Field(default=None, ge=1)

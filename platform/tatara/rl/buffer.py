@@ -7,11 +7,11 @@ it may be killed at any moment: Ray starts it again and it goes on. A call made 
 import os
 import time
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from tatara.config import load
 from tatara.errors import ConfigError, TataraError, TrainingError
+from tatara.rl.actors import start_buffer
 from tatara.rl.changes import Changes
 from tatara.rl.ledger import checks, plan
 from tatara.rl.ledger.answers import assignment, rollout_at, scored_group, with_prompt
@@ -21,6 +21,8 @@ from tatara.rl.ledger.status import status
 from tatara.rl.prompts import read_prompts
 from tatara.rl.protocol import BatchReply, Lease, Probe, PublishedWeights
 from tatara.rl.record import Prompt, Rollout, RolloutKey, Score
+
+__all__ = ["Buffer", "start_buffer"]
 
 
 class Buffer:
@@ -48,10 +50,14 @@ class Buffer:
         self._changes = Changes()
         self._weights: PublishedWeights | None = None
         self._publications = 0
+        self._wanted = False
+        """Whether a worker needs as objects what was broadcast."""
         self._told: dict[str, int] = {}
         """Publications that each worker was told of."""
         self._polls: dict[str, tuple[int, float]] = {}
         """How often each worker asked, and when it last did, in seconds since the epoch."""
+        self._holds: dict[str, int] = {}
+        """Version that each worker's engine holds: it may load another one while it waits for an answer."""
         self._fault: TataraError | None = None
         try:
             read = load(BufferConfig, config)
@@ -84,13 +90,15 @@ class Buffer:
         state = self._book.state
         self._commit(plan.lost(state, worker, None if held is None else [key_of(key) for key in held]))
         question = self._ask(worker)
+        self._holds[worker] = version
 
         def ready() -> Lease | None:
             if state.stopped or self._is_over(worker, question):
                 return Lease((), self._newest, state.stopped)
-            event = plan.lease(state, self._book.settings, worker, version, room, time.time())
+            holds = self._holds[worker]
+            event = plan.lease(state, self._book.settings, worker, holds, room, time.time())
             self._commit(event)
-            news = self._publications > self._told.get(worker, 0) and version != self._newest
+            news = self._publications > self._told.get(worker, 0) and holds != self._newest
             if event is None and not news:
                 return None
             groups = tuple(assignment(self._book, *group) for group in event["groups"]) if event else ()
@@ -155,7 +163,7 @@ class Buffer:
                 # What is handed out must survive the machine: a checkpoint will hold what was made of it.
                 self._commit(plan.batch(book.state, book.settings, number, time.time()), sync=True)
                 groups = book.state.batches.get(number)
-            republish = book.state.published and self._weights is None
+            republish = book.state.published and (self._weights is None or self._wanted)
             if groups is None and not republish:
                 return None
             return BatchReply(
@@ -174,19 +182,28 @@ class Buffer:
         if version != weights.version:
             raise TrainingError(f"weights of version {weights.version} were published as version {version}")
         self._commit({"event": "publish", "version": version})
-        self._weights = weights
+        self._weights, self._wanted = weights, False
         self._publications += 1
         self._changes.tell()
 
-    async def weights(self) -> PublishedWeights | None:
-        """What was published last; None: nothing, or it was lost and the learner has been asked for it."""
+    async def weights(self, objects: int | None = None) -> PublishedWeights | None:
+        """What was published last; None: nothing, or it was lost and the learner has been asked for it.
+
+        Args:
+            objects: Version whose broadcast the caller cannot take part in: the learner is asked for objects.
+        """
         self._check()
-        return self._weights
+        found = self._weights
+        if found is not None and found.meeting is not None and found.version == objects and not self._wanted:
+            self._wanted = True
+            self._changes.tell()
+        return found
 
     async def acknowledge(self, worker: str, version: int, probe: Probe) -> None:
         """A worker's engine holds a version, and computes these log-probabilities with it."""
         self._check()
         found = [list(values) for values in probe.logprobs]
+        self._holds[worker] = version
         self._commit(
             {"event": "acknowledge", "worker": worker, "version": version, "logprobs": found, "at": time.time()}
         )
@@ -247,6 +264,7 @@ class Buffer:
             "pid": os.getpid(),
             "journal_bytes": book.journal.bytes,
             "weights": None if self._weights is None else self._weights.version,
+            "objects_wanted": self._wanted,
             "probed": {version: sorted(probes) for version, probes in book.state.probes.items()},
         }
 
@@ -284,37 +302,3 @@ class Buffer:
         if event is not None:
             self._book.commit(event, sync=sync)
             self._changes.tell()
-
-
-def start_buffer(
-    name: str,
-    config: BufferConfig,
-    prompts: str | Path,
-    directory: str | Path,
-    attempt: str,
-    held_out: str | Path | None = None,
-    first_batch: int = 0,
-) -> Any:
-    """Start the buffer of a run as an actor of the connected cluster, which Ray starts again whenever it dies.
-
-    Args:
-        name: Of the actor.
-        config: Of the run.
-        prompts: Prepared prompts, see `tatara.rl.prompts.write_prompts`; the actor's machine must see the path.
-        directory: Of the journal, the same for all attempts at a run.
-        attempt: Another name at each start of the driver.
-        held_out: Prepared held-out prompts.
-        first_batch: Batch that the learner goes on with; counts only if the directory holds no journal.
-
-    Returns:
-        The actor's handle. Its calls may be made twice by Ray, which is harmless.
-    """
-    import ray
-
-    options = {"name": name, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
-    held = None if held_out is None else str(held_out)
-    return (
-        ray.remote(Buffer)
-        .options(**options)
-        .remote(config.dump(), str(prompts), str(directory), attempt, held, first_batch)
-    )

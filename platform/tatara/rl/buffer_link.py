@@ -1,4 +1,4 @@
-"""The buffer as a rollout worker talks to it: answers come as events, so that generating never waits."""
+"""The buffer for a rollout worker: answers come as events, so that generating never waits."""
 
 import queue
 import time
@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tatara.errors import EngineError, own_error
-
-RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Pauses after an unanswered call; the last one is repeated."""
+from tatara.rl.asking import Question, find
 
 Answered = Callable[[Any], None]
 Event = Callable[[], None]
@@ -17,24 +14,19 @@ Event = Callable[[], None]
 
 
 @dataclass
-class _Question:
-    """A call that has not been answered yet."""
+class _Open:
+    """A question, and what to do with its answer."""
 
-    method: str
-    arguments: tuple[Any, ...]
+    question: Question
     answered: Answered
-    wait: float
-    first: float
-    """When it was asked first, by the monotonic clock."""
-    attempts: int = 0
-    again: float | None = None
-    """When to ask again; None while a call is under way."""
+    arrived: bool = False
+    """Whether an answer waits among the events: the worker may be too busy to take it for long."""
 
 
 class BufferLink:
     """Asks the buffer, at most one question of a method at a time; for one thread.
 
-    Ray starts a dead buffer again, and every question may be asked twice: a call that its death took away is repeated.
+    See `tatara.rl.asking` for what failures lead to.
     """
 
     def __init__(self, name: str, patience: float, events: "queue.SimpleQueue[Event]") -> None:
@@ -49,9 +41,9 @@ class BufferLink:
         Raises:
             EngineError: There is no such actor.
         """
-        self._name, self._patience, self._events = name, patience, events
-        self._open: dict[str, _Question] = {}
-        self._handle = self._find()
+        self._patience, self._events = patience, events
+        self._open: dict[str, _Open] = {}
+        self._handle = find(name)
 
     def asking(self, method: str) -> bool:
         """Whether a question of the method has not been answered yet."""
@@ -67,8 +59,9 @@ class BufferLink:
             wait: How long the buffer was asked to wait, in seconds.
         """
         assert method not in self._open, method
-        self._open[method] = _Question(method, arguments, answered, wait, time.monotonic())
-        self._call(self._open[method])
+        asked = _Open(Question(self._handle, method, arguments, wait, self._patience), answered)
+        self._open[method] = asked
+        self._call(asked)
 
     def check(self) -> float:
         """Repeat what is due.
@@ -80,53 +73,33 @@ class BufferLink:
             EngineError: The buffer has not answered for too long.
         """
         now, soonest = time.monotonic(), self._patience
-        for question in list(self._open.values()):
-            left = question.first + question.wait + self._patience - now
-            if left <= 0:
-                raise EngineError(
-                    f"the buffer '{self._name}' did not answer `{question.method}` within "
-                    f"{question.wait + self._patience:g} s: it is dead, or its machine is overloaded"
-                )
+        for asked in list(self._open.values()):
+            question = asked.question
+            if asked.arrived:
+                continue
+            soonest = min(soonest, question.left())
             if question.again is not None and question.again <= now:
-                question.again = None
-                self._call(question)
-            soonest = min(soonest, left, *([] if question.again is None else [question.again - now]))
+                self._call(asked)
+            if question.again is not None:
+                soonest = min(soonest, question.again - now)
         return max(soonest, 0.01)
 
-    def _call(self, question: _Question) -> None:
-        from ray.exceptions import RayActorError
+    def _call(self, asked: _Open) -> None:
+        asked.arrived = False
+        promise = asked.question.ask()
+        if promise is not None:
+            promise.future().add_done_callback(lambda future: self._arrived(asked, future))
 
-        question.attempts += 1
-        try:
-            reference = getattr(self._handle, question.method).remote(*question.arguments)
-        except RayActorError:
-            self._repeat(question)
-            return
-        # The callback runs in a thread of Ray's; it only hands over.
-        reference.future().add_done_callback(lambda future: self._events.put(lambda: self._ended(question, future)))
+    def _arrived(self, asked: _Open, future: Any) -> None:
+        """Runs in a thread of Ray's: only hands over."""
+        asked.arrived = True
+        self._events.put(lambda: self._ended(asked, future))
 
-    def _ended(self, question: _Question, future: Any) -> None:
-        from ray.exceptions import RayActorError
-
+    def _ended(self, asked: _Open, future: Any) -> None:
+        asked.arrived = False
         error = future.exception()
-        if isinstance(error, RayActorError):
-            self._repeat(question)
-            return
         if error is not None:
-            # Ray wraps what the buffer raised.
-            raise (own_error(error) or error) from error
-        del self._open[question.method]
-        question.answered(future.result())
-
-    def _repeat(self, question: _Question) -> None:
-        """Ask again after a pause."""
-        pause = RETRY_SECONDS[min(question.attempts, len(RETRY_SECONDS)) - 1]
-        question.again = time.monotonic() + pause
-
-    def _find(self) -> Any:
-        import ray
-
-        try:
-            return ray.get_actor(self._name)
-        except ValueError:
-            raise EngineError(f"there is no buffer '{self._name}' in the cluster: the run's driver is gone") from None
+            asked.question.failed(error)
+            return
+        del self._open[asked.question.method]
+        asked.answered(future.result())

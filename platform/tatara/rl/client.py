@@ -1,32 +1,51 @@
-"""Calls to the buffer that end: in an answer, or in one line that says what was waited for."""
+"""The buffer for callers that can do nothing until they have its answer."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from tatara.errors import EngineError, own_error
+from tatara.errors import EngineError
+from tatara.rl.asking import Question, find
 from tatara.rl.protocol import BatchReply, Probe, PublishedWeights
+from tatara.rl.record import Prompt, Rollout, RolloutKey, Score
+
+_LOOK_SECONDS = 0.5
+"""Pause between looks at whether the caller still wants the answer."""
+
+
+class StoppedError(EngineError):
+    """The caller was told to stop while it waited for the buffer."""
 
 
 class BufferClient:
-    """Asks the buffer, and waits while Ray starts it again; for callers that can do nothing else meanwhile."""
+    """Asks the buffer and waits, also while Ray starts it again; see `tatara.rl.asking` for what failures lead to."""
 
-    def __init__(self, name: str, patience: float) -> None:
+    def __init__(self, buffer: Any, patience: float, stopping: threading.Event | None = None) -> None:
         """Find the buffer.
 
         Args:
-            name: Of its actor.
+            buffer: Name of its actor, or the actor's handle.
             patience: Time that it may take to answer besides what it was asked to wait, in seconds.
+            stopping: Once it is set, no call waits any longer: each raises `StoppedError`.
 
         Raises:
             EngineError: There is no such actor.
         """
-        import ray
-
         self.patience = patience
-        try:
-            self.handle = ray.get_actor(name)
-        except ValueError:
-            raise EngineError(f"there is no buffer '{name}' in the cluster: the run's driver is gone") from None
+        self.handle = find(buffer) if isinstance(buffer, str) else buffer
+        self._stopping = stopping
+
+    def lease_scoring(
+        self, worker: str, room: int, wait: float, held: Collection[RolloutKey]
+    ) -> list[tuple[Prompt, Rollout]]:
+        """See `tatara.rl.buffer.Buffer.lease_scoring`."""
+        found: list[tuple[Prompt, Rollout]] = self._call("lease_scoring", worker, room, wait, held, wait=wait)
+        return found
+
+    def scored(self, worker: str, scores: Sequence[Score]) -> None:
+        """See `tatara.rl.buffer.Buffer.scored`."""
+        self._call("scored", worker, scores)
 
     def batch(self, number: int, wait: float) -> BatchReply:
         """See `tatara.rl.buffer.Buffer.batch`."""
@@ -70,16 +89,25 @@ class BufferClient:
 
     def _call(self, method: str, *arguments: Any, wait: float = 0.0) -> Any:
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
+        from ray.exceptions import GetTimeoutError, RayError
 
-        try:
-            return ray.get(getattr(self.handle, method).remote(*arguments), timeout=wait + self.patience)
-        except GetTimeoutError:
-            raise EngineError(
-                f"the buffer did not answer `{method}` within {wait + self.patience:g} s: is its machine overloaded?"
-            ) from None
-        except RayActorError as error:
-            raise EngineError(f"the buffer died and was not started again: {str(error).splitlines()[0]}") from error
-        except Exception as error:
-            # Ray wraps what the buffer raised.
-            raise (own_error(error) or error) from error
+        question = Question(self.handle, method, arguments, wait, self.patience)
+        promise = question.ask()
+        while True:
+            # Before anything else: nobody waits for a buffer that is not there once the caller is to stop.
+            if self._stopping is not None and self._stopping.is_set():
+                raise StoppedError(f"told to stop while the buffer was asked `{method}`")
+            pause = question.left() if self._stopping is None else min(question.left(), _LOOK_SECONDS)
+            if promise is None:
+                assert question.again is not None
+                time.sleep(max(0.0, min(pause, question.again - time.monotonic())))
+                if time.monotonic() >= question.again:
+                    promise = question.ask()
+                continue
+            try:
+                return ray.get(promise, timeout=pause)
+            except GetTimeoutError:
+                continue
+            except RayError as error:
+                question.failed(error)
+                promise = None

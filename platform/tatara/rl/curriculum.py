@@ -97,9 +97,9 @@ class Passing(Config):
     """When a rollout counts as solved: for pass@k, pass rates and replay, never for training."""
 
     part: str | None = None
-    """The reward whose own value decides; none is the weighted sum."""
+    """The reward whose own value decides whether a rollout counts as solved; null is the weighted sum."""
     at_least: float = 1.0
-    """From which value."""
+    """The value from which on it does."""
 
 
 class HeldOut(Config):
@@ -114,11 +114,11 @@ class HeldOut(Config):
     temperature: float = Field(1.0, ge=0.0)
     """Of sampling; 0 takes the most likely token."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    """See the curriculum."""
+    """Draw from the most likely tokens that together have this probability; 1 is all."""
     top_k: int = Field(0, ge=0)
-    """See the curriculum."""
+    """Draw from so many of the most likely tokens; 0 is all."""
     environment: str | None = None
-    """Name of a configured environment."""
+    """Name of a configured environment; null is a single turn."""
 
     @model_validator(mode="after")
     def _check(self) -> "HeldOut":

@@ -1,17 +1,22 @@
 """The driver's view of a ``grpo`` run: what learner, buffer and workers say, as metrics, log lines and report data."""
 
+import os
 import time
+from collections import deque
 from collections.abc import Mapping
-from typing import Any
-
-import psutil
+from typing import TYPE_CHECKING, Any
 
 from tatara.errors import TataraError
 from tatara.rl.client import BufferClient
 from tatara.rl.crew import Crew
 from tatara.rl.grpo import GrpoConfig
+from tatara.rl.idle_cores import CoreTime, CoreWatch
+from tatara.rl.simulation.recording import LearnedBatch
 from tatara.stage import StageRun
 from tatara.train.watch.follower import Follower
+
+if TYPE_CHECKING:
+    from tatara.rl.simulation.calibration import MeasuredRun
 
 _POLL_SECONDS = 1.0
 _SPANS = 4000
@@ -44,9 +49,16 @@ class GrpoFollower(Follower):
         self._learner: list[tuple[float, float, str]] = []
         self._policy: dict[str, float] = {}
         self._transcripts: list[dict[str, Any]] = []
-        self._cores: tuple[float, float] | None = None
-        """Idle and all seconds of this machine's cores when the first batch had been learned from."""
-        self._idle: float | None = None
+        self._cores = CoreWatch()
+        crew.looks.append(self._cores.look)
+        self._idle: list[CoreTime] = []
+        """What the devices had counted when the first batch, the one before the last, and the last had been learned
+        from."""
+        self._synced: dict[str, int] = {}
+        """Synchronisations of each worker that metrics tell of."""
+        self._generated = (0, 0.0)
+        """Tokens of all workers that metrics tell of, and the seconds of generating them."""
+        self._learned: deque[LearnedBatch] = deque(maxlen=_SPANS)
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.batches: list[dict[str, Any]] = []
 
@@ -64,6 +76,7 @@ class GrpoFollower(Follower):
         except TataraError:
             # It has failed or is being started again: the learner hears of it, and says why.
             return self._status
+        self._tell_syncs()
         for note in self._status["notes"]:
             self._noted = max(self._noted, note["number"])
             getattr(self, f"_note_{note['kind']}")(note)
@@ -100,9 +113,45 @@ class GrpoFollower(Follower):
             found["rollout_tokens_per_second"] = round(tokens / generating, 1)
         if training:
             found["learner_tokens_per_second"] = round(trained / training, 1)
-        if self._idle is not None:
-            found["idle_share"] = round(self._idle, 4)
+        differences = [sync.difference for status in self._crew.statuses.values() for sync in status.get("syncs", [])]
+        if differences:
+            found["probe_difference"] = max(differences)
+        idle = self._idle[-1].idle_since(self._idle[0]) if len(self._idle) > 1 else None
+        if idle is not None:
+            found["idle_share"] = round(idle, 4)
         return found
+
+    def measured(self) -> "MeasuredRun | None":
+        """What ``tatara simulate --run`` reads; None where the run was too short to say."""
+        from tatara.rl.simulation.recording import Recorded, figures
+
+        config, crew, stage = self._grpo, self._crew, self._grpo.stages[-1]
+        kinds = {name: name.partition("-")[0] for name in crew.statuses}
+        told = Recorded(
+            [each for each in self._learned if each.number >= (self._grpo.stages[-2].until_batch or 0)]
+            if len(self._grpo.stages) > 1
+            else list(self._learned),
+            {note["batch"]: note["at"] for note in self.batches},
+            crew.spans,
+            crew.paces,
+            {name: status for name, status in crew.statuses.items() if kinds[name] == "rollout"},
+            {name: status for name, status in crew.statuses.items() if kinds[name] == "reward"},
+        )
+        dropped = sum(self._status.get("dropped", {}).values())
+        return figures(
+            told,
+            engines=config.rollout.engines,
+            concurrency=config.rollout.concurrent,
+            groups_per_batch=stage.groups_per_batch,
+            group_size=stage.group_size,
+            staleness=config.staleness,
+            in_flight=config.rollout.in_flight,
+            dropped=dropped / (dropped + self._status["batched"]) if dropped else 0.0,
+            rollout_devices=float(config.rollout.engines * (config.rollout.gpus or 1 if self._gpus else 1)),
+            learner_devices=float(config.num_workers),
+            colocated=config.rollout.colocate,
+            cores=None if self._gpus else len(os.sched_getaffinity(0)),
+        )
 
     def _on_step(self, event: dict[str, Any]) -> None:
         super()._on_step(event)
@@ -114,28 +163,52 @@ class GrpoFollower(Follower):
 
     def _on_rollout_batch(self, event: dict[str, Any]) -> None:
         self._learner += [(start, seconds, what) for start, seconds, what in event["spans"]]
-        self._look_at_cores()
         del self._learner[: -10 * _SPANS]
-        self._run.metrics(
-            event["step"], **{"rl.staleness": event["staleness"], "rl.groups_equal": event["groups_equal"]}
-        )
+        learned = LearnedBatch.of(event, self._grpo.sequence_length * self._grpo.minibatches)
+        values = {"rl.staleness": event["staleness"], "rl.groups_equal": event["groups_equal"]}
+        if learned is not None:
+            self._learned.append(learned)
+            values |= self._speeds(learned)
+        self._run.metrics(event["step"], **values)
 
-    def _look_at_cores(self) -> None:
-        """Update how idle the devices were since the first batch: GPUs by what their workers waited, else the cores."""
-        if self._gpus:
-            shares = [each["seconds"] for each in self._shares() if each["kind"] != "reward"]
-            every = sum(sum(each.values()) - each.get("start", 0.0) for each in shares)
-            self._idle = sum(each.get("wait", 0.0) for each in shares) / every if every else None
-            return
-        times = psutil.cpu_times()
-        now = (times.idle, float(sum(times[:8])))
-        if self._cores is None:
-            self._cores = now
-        elif now[1] > self._cores[1]:
-            self._idle = (now[0] - self._cores[0]) / (now[1] - self._cores[1])
+    def _speeds(self, learned: LearnedBatch) -> dict[str, float]:
+        """How fast both sides were at last, and how idle their devices, as metrics."""
+        trained = learned.response * learned.rollouts * self._grpo.minibatches
+        found = {"rl.learner_tokens_per_second": trained / (learned.updated - learned.began)}
+        statuses = [each for each in self._crew.statuses.values() if "tokens" in each]
+        tokens = sum(each["tokens"] for each in statuses)
+        generating = sum(each["seconds"].get("generate", 0.0) for each in statuses)
+        if generating > self._generated[1] and tokens > self._generated[0]:
+            before, self._generated = self._generated, (tokens, generating)
+            found["rl.rollout_tokens_per_second"] = (tokens - before[0]) / (generating - before[1])
+        now = self._device_time() if self._gpus else self._cores.at(learned.published)
+        self._idle = [*self._idle[:1], *self._idle[1:][-1:], now]
+        idle = now.idle_since(self._idle[-2]) if len(self._idle) > 1 else None
+        return found if idle is None else found | {"rl.idle_share": idle}
+
+    def _device_time(self) -> CoreTime:
+        """What GPUs waited, by what their workers say."""
+        shares = [each["seconds"] for each in self._shares() if each["kind"] != "reward"]
+        whole = sum(sum(each.values()) - each.get("start", 0.0) for each in shares)
+        return CoreTime(sum(each.get("wait", 0.0) for each in shares), whole)
 
     def _on_published(self, event: dict[str, Any]) -> None:
-        self._run.metrics(event["step"], **{"rl.sync_seconds": event["seconds"]}, **self._told_by_workers())
+        self._run.metrics(event["step"], **{"rl.sync_seconds": event["seconds"]})
+
+    def _tell_syncs(self) -> None:
+        """How far engines were from the trainer and how long they paused, of synchronisations not told of yet."""
+        found: dict[int, list[Any]] = {}
+        for name, status in list(self._crew.statuses.items()):
+            done = status.get("syncs", [])
+            for sync in done[self._synced.get(name, 0) :]:
+                found.setdefault(sync.version, []).append(sync)
+            self._synced[name] = len(done)
+        for version, syncs in sorted(found.items()):
+            values = {
+                "rl.pause_seconds": max(sync.pause for sync in syncs),
+                "rl.probe_difference": max(sync.difference for sync in syncs),
+            }
+            self._run.metrics(version * self._grpo.minibatches, **values)
 
     def _note_batch(self, note: dict[str, Any]) -> None:
         self.batches.append(note)
@@ -161,13 +234,6 @@ class GrpoFollower(Follower):
         if self._run.tracker is not None:
             self._run.tracker.table(note.get("batch", note.get("version", 0)), "transcripts", *_as_table(shown))
         del self._transcripts[:-_TRANSCRIPTS]
-
-    def _told_by_workers(self) -> dict[str, float]:
-        """How far engines were from the trainer and how long they paused, at the last synchronisations."""
-        syncs = [status["syncs"][-1] for status in self._crew.statuses.values() if status.get("syncs")]
-        if not syncs:
-            return {}
-        return {"rl.pause_seconds": max(each.pause for each in syncs)}
 
     def _lanes(self) -> list[dict[str, Any]]:
         lanes = [

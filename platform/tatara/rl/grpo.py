@@ -38,13 +38,25 @@ class RolloutSettings(Config):
     else none. With a fraction, engines and learner share GPUs."""
     sleep: bool = operational(False)
     """Free the engine's memory while it has nothing to generate; for engines that share GPUs with the learner."""
+    colocate: bool = operational(False)
+    """Put one engine and one rank of the learner on each GPU; an engine sleeps while there is nothing to generate.
+    Needs ``staleness`` 0, and as many engines as ranks. vLLM gets 0.4 of the memory, unless ``vllm_args`` says
+    otherwise."""
+    strategy: Literal["PACK", "SPREAD"] = operational("PACK")
+    """Whether engines lie on as few machines as possible, or on as many."""
 
 
 class SyncSettings(Config):
     """How new weights reach the engines."""
 
+    transport: Literal["auto", "objects", "broadcast"] = operational("auto")
+    """How they travel: through Ray's object store, or by a broadcast from the learner's first rank to all engines, NCCL
+    between GPUs and gloo between CPUs. "auto" is a broadcast where learner and engines have GPUs of their own. Engines
+    that share GPUs or are sharded over several (``tensor_parallel_size``) always get objects, as do workers that join
+    late."""
     timeout: float = operational(300.0, gt=0)
-    """Time within which each step of a synchronisation must be done, in seconds."""
+    """Time within which each step of a synchronisation must be done, in seconds; a broadcast that takes longer is given
+    up for objects."""
     bucket_bytes: int = operational(256 << 20, ge=1 << 10)
     """Weights are sent in pieces of about this size, in bytes."""
     probes: int = Field(4, ge=1)
@@ -69,8 +81,11 @@ class EvaluationSettings(Config):
 class GrpoConfig(TrainingSettings):
     """Reinforcement learning with group-relative advantages: rollouts, rewards, and the trainer that learns from them.
 
-    Prompts are conversations that end with the user's turn. The input ``prompts`` is one dataset, further inputs are
-    more; the curriculum calls them by their input names.
+    A model that can chat (``checkpoint``) answers each prompt several times; rewards score the answers, and those
+    better than the rest of their group become more likely. Prompts are conversations (see ``tatara dialogues``): what
+    comes before the last answer is asked, the answer is metadata. The input ``prompts`` is one dataset, further inputs
+    are more; the curriculum calls them by their input names. ``stages``, ``rewards`` and ``environments`` are mappings
+    that belong in a job file.
     """
 
     steps: int = Field(default=100, ge=1)
@@ -80,15 +95,19 @@ class GrpoConfig(TrainingSettings):
             name="main", prompts={PROMPTS: 1.0}, groups_per_batch=16, group_size=8, max_response_tokens=256
         ),
     )
-    """The curriculum."""
+    """The curriculum, a list of stages that follow each other: name, until_batch (all but the last), prompts (weight
+    of each dataset by its input's name), groups_per_batch (prompts in a rollout batch), group_size (rollouts of a
+    prompt), max_response_tokens, temperature, environment, difficulty, replay, ..."""
     algorithm: AlgorithmConfig = AlgorithmConfig()
     """How rewards become a loss."""
     rewards: Rewards
-    """What is rewarded: name to kind, weight and settings."""
+    """What is rewarded: name to kind, weight and settings, such as {correct: {kind: math}}. Kinds: math, exact, regex,
+    json, format, length, code, python (your function), reward_model, judge."""
     scoring: ScoringConfig = ScoringConfig()
     """How rewards are computed."""
     environments: Environments = Field(default_factory=dict)
-    """Tools that the model may use in several turns: name to kind and settings."""
+    """Tools that the model may use in several turns: name to kind and settings; a stage says which it uses. Kinds:
+    calculator, python, tools (both), custom (your class)."""
     passing: Passing = Passing()
     """When a rollout counts as solved."""
     staleness: int = Field(1, ge=0)
@@ -138,9 +157,29 @@ class GrpoConfig(TrainingSettings):
         unknown = sorted(name for name in named if name is not None and name not in self.environments)
         if unknown:
             raise ValueError(f"a stage uses the environment '{unknown[0]}', which `environments` does not describe")
+        if self.rollout.colocate:
+            self._check_colocated()
         if self.guard.spikes != "warn" or self.guard.nan == "rollback":
             raise ValueError("guard: rollouts cannot be rolled back or left out; use spikes=warn and nan=skip or stop")
         return self
+
+    def _check_colocated(self) -> None:
+        rollout = self.rollout
+        if self.staleness:
+            raise ValueError(
+                f"rollout.colocate=true needs staleness=0, not {self.staleness}: engines sleep while the learner trains"
+            )
+        if rollout.engines != self.num_workers:
+            raise ValueError(
+                f"rollout.colocate=true puts an engine and a learner's rank on each GPU: rollout.engines="
+                f"{rollout.engines} and num_workers={self.num_workers} must be equal"
+            )
+        if rollout.gpus is not None or self.gpus_per_worker is not None:
+            raise ValueError("rollout.colocate=true divides the GPUs: leave out rollout.gpus and gpus_per_worker")
+        if rollout.engine.vllm_args.get("tensor_parallel_size", 1) != 1:
+            raise ValueError("rollout.colocate=true needs engines of one GPU: leave out tensor_parallel_size")
+        if self.sync.transport == "broadcast":
+            raise ValueError("rollout.colocate=true needs sync.transport=objects or auto: NCCL takes no GPU twice")
 
 
 STAGE = Stage(

@@ -4,8 +4,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tatara.rl.client import BufferClient
 from tatara.rl.crew import Crew, Role
 from tatara.rl.following import GrpoFollower
 from tatara.rl.grpo import GrpoConfig
+from tatara.rl.placement import Placement, engine_places, place
 from tatara.rl.preparing import Prepared, prepare
 from tatara.rl.task import LearnerTask
 from tatara.stage import StageRun
@@ -28,6 +28,10 @@ from tatara.train.payload import write_payload
 
 BUFFER = "buffer"
 """Directory of the buffer's journal, in the work directory."""
+MEASURED = "simulation.json"
+"""Figures of the run, which ``tatara simulate --run`` reads."""
+LEARNED = "learned.json"
+"""What `_learn` returned, in the work directory: a driver that died after it has nothing left to learn."""
 POLICY = "policy"
 """The initial policy in the Hugging Face layout, for the engines to start from."""
 
@@ -61,15 +65,19 @@ def run(config: GrpoConfig, stage_run: StageRun) -> dict[str, Any]:
     task = LearnerTask(
         config.dump(), spec.dump(), {}, checkpoint.url, tokenizer, str(stage_run.work), name, prepared.probe_ids
     )
-    final = _newest(task, stage_run)
-    figures: dict[str, Any] = {}
-    if final is None or final.step < config.steps:
+    final, learned = _newest(task, stage_run), stage_run.work / LEARNED
+    # After the last checkpoint there is still its evaluation, and the lineage of the batches before it.
+    if final is None or final.step < config.steps or not learned.is_file():
         figures = _learn(config, stage_run, task, prepared, final)
+        new = learned.with_suffix(".new")
+        new.write_text(json.dumps(figures), encoding="utf-8")
+        new.rename(learned)
         final = _newest(task, stage_run)
     if final is None or final.step < config.steps:
         raise TrainingError(f"learning ended, but {task.checkpoints} holds no whole checkpoint of step {config.steps}")
     write_payload(stage_run.output.path, final, spec, start / "tokenizer")
     _keep_lineage(stage_run)
+    figures = json.loads(learned.read_text(encoding="utf-8"))
     return {"steps": final.step, "batches": config.batches, "parameters": spec.parameter_count(), **figures}
 
 
@@ -78,10 +86,13 @@ def _learn(
 ) -> dict[str, Any]:
     """Run everything there is to run; returns the figures."""
     placed = _resources(config)
+    if placed.learner_gpus is not None:
+        config = config.model_copy(update={"gpus_per_worker": placed.learner_gpus})
     model = _initial_policy(stage_run)
-    ensure_fits(placed.all(config), "grpo (engines, reward workers and learner)", log=stage_run.log)
-    with _buffer(task, prepared, stage_run.work / BUFFER, (found.step if found else 0) // config.minibatches) as client:
-        crew = Crew(_roles(config, task, model, placed), client, config.max_worker_failures, stage_run.log)
+    ensure_fits(placed.all(), "grpo (engines, reward workers and learner)", log=stage_run.log)
+    first = (found.step if found else 0) // config.minibatches
+    with engine_places(placed) as places, _buffer(task, prepared, stage_run.work / BUFFER, first) as client:
+        crew = Crew(_roles(config, task, model, placed, places), client, config.max_worker_failures, stage_run.log)
         stage_run.log(
             f"{config.batches} rollout batches, staleness {config.staleness}, {crew.describe()}, "
             f"{config.num_workers} learner rank{'s' if config.num_workers > 1 else ''}"
@@ -89,12 +100,17 @@ def _learn(
         with crew:
             follower = GrpoFollower(stage_run, config, client, crew, gpus=placed.cuda)
             ray_training.train(config, stage_run, task, follower, learner.train)
+            # Before the buffer sends them away: what they say now covers the whole run.
+            crew.last_words()
             follower.ask()
             client.checkpointed(config.batches)
             client.stop()
         follower.report()
     figures = follower.figures()
     (stage_run.work / "evaluations.json").write_text(json.dumps(follower.evaluations, indent=1) + "\n")
+    measured = follower.measured()
+    if measured is not None:
+        (stage_run.work / MEASURED).write_text(json.dumps(measured.dump(), indent=1) + "\n")
     if follower.evaluations:
         last = follower.evaluations[max(follower.evaluations)]
         figures |= {name: round(value, 5) for name, value in last.items() if name.startswith("pass@")}
@@ -103,28 +119,10 @@ def _learn(
     return {**figures, "worker_deaths": crew.failures, "restarts": max(0, follower.starts - 1)}
 
 
-@dataclass(frozen=True)
-class _Resources:
-    """What Ray reserves."""
-
-    engine: dict[str, float]
-    reward: dict[str, float]
-    cuda: bool
-
-    def all(self, config: GrpoConfig) -> list[dict[str, float]]:
-        """The bundles of all workers beside the learner."""
-        return [self.engine] * config.rollout.engines + [self.reward] * config.reward_workers
-
-
-def _resources(config: GrpoConfig) -> _Resources:
+def _resources(config: GrpoConfig) -> Placement:
     import ray
 
-    there = ray.cluster_resources().get("GPU", 0) > 0
-    gpus = config.rollout.gpus
-    if gpus is None:
-        gpus = float(config.rollout.engine.vllm_args.get("tensor_parallel_size", 1)) if there else 0.0
-    engine = {"CPU": config.rollout.cpus} | ({"GPU": gpus} if gpus else {})
-    return _Resources(engine, {"CPU": config.cpus_per_reward_worker}, gpus > 0)
+    return place(config, ray.cluster_resources().get("GPU", 0.0))
 
 
 def _initial_policy(stage_run: StageRun) -> Path:
@@ -167,7 +165,13 @@ def _buffer(task: LearnerTask, prepared: Prepared, directory: Path, first_batch:
         ray.kill(handle)
 
 
-def _roles(config: GrpoConfig, task: LearnerTask, model: Path, placed: _Resources) -> tuple[Role, ...]:
+def _roles(
+    config: GrpoConfig,
+    task: LearnerTask,
+    model: Path,
+    placed: Placement,
+    places: Callable[[int], dict[str, Any]],
+) -> tuple[Role, ...]:
     from tatara.rl.reward_worker import start_reward_worker
     from tatara.rl.rollout_worker import RolloutTask, start_rollout_worker
 
@@ -179,16 +183,19 @@ def _roles(config: GrpoConfig, task: LearnerTask, model: Path, placed: _Resource
             name=name,
             buffer=task.buffer,
             model=str(model),
-            engine=settings.engine.dump(),
+            engine=placed.settings,
             concurrent=settings.concurrent,
             in_flight=settings.in_flight,
             environments=environments,
             sync_seconds=config.sync.timeout,
             patience=config.sync.timeout,
-            sleep=settings.sleep,
+            sleep=placed.sleep,
             cuda=placed.cuda,
         )
-        return start_rollout_worker(told, num_cpus=settings.cpus, num_gpus=placed.engine.get("GPU", 0.0))
+        gpus = placed.engine.get("GPU", 0.0)
+        # Whoever takes a worker's post takes its place: `rollout-3.2` is the second on post 3.
+        number = int(name.removeprefix("rollout-").partition(".")[0])
+        return start_rollout_worker(told, num_cpus=settings.cpus, num_gpus=gpus, options=places(number))
 
     def reward(name: str) -> Any:
         import ray
@@ -206,11 +213,11 @@ def _newest(task: LearnerTask, stage_run: StageRun) -> Checkpoint | None:
 
 
 def _keep_lineage(stage_run: StageRun) -> None:
-    """Which prompts each batch was made of, and what held-out prompts said, with the result."""
+    """Which prompts each batch was made of, what held-out prompts said, and what simulations need, with the result."""
     from tatara.rl.ledger.book import LINEAGE
 
     target = stage_run.output.path / "rl"
     target.mkdir(exist_ok=True)
-    for source in (stage_run.work / BUFFER / LINEAGE, stage_run.work / "evaluations.json"):
+    for source in (stage_run.work / BUFFER / LINEAGE, stage_run.work / "evaluations.json", stage_run.work / MEASURED):
         if source.is_file():
             (target / source.name).write_bytes(source.read_bytes())

@@ -11,6 +11,7 @@ from tatara.errors import TrainingError
 from tatara.rl.client import BufferClient
 from tatara.rl.grpo import GrpoConfig
 from tatara.rl.probing import TrainerProbe
+from tatara.rl.publisher import Publisher, Sending
 from tatara.rl.record import ScoredGroup
 from tatara.rl.task import LearnerTask
 from tatara.train.pretrain_worker import start_worker
@@ -52,6 +53,7 @@ class Learner(Rank):
         self._figures: dict[str, float] = {}
         self._targets: list[int] = []
         self._safe: int | None = None
+        self._publisher: Publisher | None = None
         super().__init__(task, self.config, rank, gpu)
 
     @property
@@ -67,6 +69,11 @@ class Learner(Rank):
             # Engines compute on the same cores, and more threads than cores wait for each other most of the time.
             sharing = self.config.num_workers + self.config.rollout.engines
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // sharing))
+
+    def __exit__(self, *error: Any) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
+        super().__exit__(*error)
 
     def _load_initial(self) -> None:
         super()._load_initial()
@@ -88,6 +95,10 @@ class Learner(Rank):
 
     def _ready(self) -> None:
         self._probe = TrainerProbe(self.engine, self.layout, self.config, self.task.probe_ids)
+        buffer = self._buffer if self.rank == 0 else None
+        self._publisher = Publisher(
+            self.engine, buffer, Sending.of(self.config), self._agree, lambda line: self._say("log", message=line)
+        )
         self._publish()
 
     def _planned(self, step: int) -> Planned:
@@ -118,7 +129,7 @@ class Learner(Rank):
                     raise TrainingError(f"the buffer lost rollout batch {number}, which it had handed out: start over")
                 return tuple(reply.groups)
             if code == _REPUBLISH:
-                self._publish()
+                self._publish(objects=True)
             self.watch.beat(self.step, f"waiting for rollout batch {number}")
             if time.monotonic() - started > self.config.batch_timeout:
                 raise TrainingError(
@@ -218,20 +229,15 @@ class Learner(Rank):
         spans, self._spans = self._spans, []
         self._say("rollout_batch", step=self.step, number=self.version - 1, spans=spans, **self._figures)
 
-    def _publish(self) -> None:
+    def _publish(self, *, objects: bool = False) -> None:
         """Send the weights to the engines, with what they must compute; collective."""
-        from tatara.rl.weight_sync import publish
-
         self.watch.beat(self.step, f"publishing version {self.version}")
         expected = self._probe.logprobs()
-        published = publish(
-            self.engine,
-            self._buffer if self.rank == 0 else None,
-            self.version,
-            self.task.probe_ids,
-            expected=expected,
-            tolerance=self._probe.tolerance,
-            bucket_bytes=self.config.sync.bucket_bytes,
+        if self.config.rollout.colocate:
+            self._release_memory()
+        assert self._publisher is not None
+        published = self._publisher.publish(
+            self.version, self.task.probe_ids, expected, self._probe.tolerance, objects=objects
         )
         if published is None:
             return
@@ -244,7 +250,9 @@ class Learner(Rank):
         """Learn to the last step, and stay until the engines have the last weights and answered for them."""
         super().run()
         started = time.monotonic()
-        while self._agree(self._unanswered()):
+        while code := self._agree(self._unanswered()):
+            if code == _REPUBLISH:
+                self._publish(objects=True)
             self.watch.beat(self.step, f"waiting for the evaluation of version {self.version}")
             if time.monotonic() - started > self.config.batch_timeout:
                 raise TrainingError(
@@ -252,11 +260,21 @@ class Learner(Rank):
                 )
             time.sleep(_END_SECONDS)
 
+    def _release_memory(self) -> None:
+        """Give back what torch keeps for the next step: the engine on the same GPU wakes up now."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _unanswered(self) -> int:
-        """1 on rank 0 while the last version's evaluation is missing."""
+        """On rank 0, what to do while the last version's evaluation is missing; 0 when it is not."""
         if self.rank != 0 or not self.config.evaluation.interval:
-            return 0
-        return int(self.version not in self._buffer.status()["evaluations"])
+            return _READY
+        told = self._buffer.status()
+        if self.version in told["evaluations"]:
+            return _READY
+        return _REPUBLISH if told["objects_wanted"] or told["weights"] is None else _WAIT
 
     def _written(self, step: int) -> None:
         # The newest may turn out to be damaged; what follows the one before it is kept.

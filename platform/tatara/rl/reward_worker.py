@@ -1,5 +1,6 @@
 """The actor that computes rewards: it takes finished rollouts from the buffer and brings their scores back."""
 
+import contextlib
 import threading
 import time
 from collections import defaultdict
@@ -8,7 +9,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from tatara.errors import ClusterError, own_error
+from tatara.rl.client import BufferClient, StoppedError
 from tatara.rl.record import Prompt, Rollout, RolloutKey, Score
 from tatara.rl.rewards.completion import Completion, Verdict
 from tatara.rl.rewards.config import ScoringConfig
@@ -20,9 +21,6 @@ _LOOK_SECONDS = 0.25
 """How long to wait for a score before the buffer is asked for more."""
 _GATHER_SECONDS = 0.02
 """How long to wait for more scores to bring along."""
-_ANSWER_SECONDS = 60.0
-"""How long the buffer may take beyond the wait that it was asked for."""
-_RETRY_SECONDS = (0.1, 5.0)
 
 Decode = Callable[[tuple[int, ...]], str]
 
@@ -49,14 +47,17 @@ class RewardWorker:
             tokenizer: Directory of the policy's tokenizer and chat template.
             cuda: Whether reward models run on a GPU.
         """
-        self._name, self._buffer, self._tokenizer, self._cuda = name, buffer, tokenizer, cuda
+        self._name, self._tokenizer, self._cuda = name, tokenizer, cuda
         self._rewards, self._scoring = dict(rewards), scoring
         self._stopping = threading.Event()
+        self._client = BufferClient(buffer, scoring.buffer_seconds, self._stopping)
         self._state = "starting"
         self._scored = 0
         self._seconds: dict[str, float] = defaultdict(float)
         self._scorer: Any = None
         self._pending: dict[RolloutKey, tuple[Future[Verdict], str]] = {}
+        self._taken: dict[RolloutKey, float] = {}
+        self._turnaround = 0.0
 
     def run(self) -> None:
         """Take, score and bring back until `stop`.
@@ -64,7 +65,7 @@ class RewardWorker:
         Raises:
             ConfigError: A reward cannot be made.
             TrainingError: Rewards fail more often than the configuration allows.
-            ClusterError: The buffer has not answered for too long.
+            EngineError: The buffer has not answered for too long, or is dead for good.
         """
         from tatara.chat.renderer import Renderer
         from tatara.rl.rewards.scorer import Scorer
@@ -73,21 +74,23 @@ class RewardWorker:
         self._scorer = Scorer(self._rewards, self._scoring, cuda=self._cuda)
         self._state = "running"
         try:
-            while not self._stopping.is_set():
-                self._take(lambda ids: renderer.decode(ids, special=False))
-                self._bring()
+            with contextlib.suppress(StoppedError):
+                while not self._stopping.is_set():
+                    self._take(lambda ids: renderer.decode(ids, special=False))
+                    self._bring()
         finally:
             self._state = "stopped"
             self._scorer.close()
 
     def stop(self) -> None:
-        """Have `run` return soon; what it holds is scored by others."""
+        """Have `run` return soon, whether the buffer answers or not; what it holds is scored by others."""
         self._stopping.set()
 
     def status(self) -> dict[str, Any]:
-        """What it does: ``state``, ``scored``, ``pending``, ``seconds`` by cause, and ``rewards``.
+        """What it does: ``state``, ``scored``, ``pending``, ``seconds`` by cause, ``turnaround``, and ``rewards``.
 
-        The last are seconds, failures, values that are 0 because time ran out, and processes lost, each by name.
+        Turnaround is the seconds that all rollouts together were here, each until the buffer had its score. The last
+        are seconds, failures, values that are 0 because time ran out, and processes lost, each by name.
         """
         return {
             "worker": self._name,
@@ -95,6 +98,7 @@ class RewardWorker:
             "scored": self._scored,
             "pending": len(self._pending),
             "seconds": dict(self._seconds),
+            "turnaround": self._turnaround,
             "rewards": self._scorer.status() if self._state == "running" else {},
         }
 
@@ -105,7 +109,7 @@ class RewardWorker:
             return
         patience = 0.0 if self._pending else _IDLE_SECONDS
         began = time.monotonic()
-        leased = self._ask("lease_scoring", patience, self._name, room, patience, list(self._pending))
+        leased = self._client.lease_scoring(self._name, room, patience, list(self._pending))
         took = time.monotonic() - began
         if not leased and took < patience:
             # The run is over, and the buffer does not let anybody wait any more.
@@ -115,6 +119,7 @@ class RewardWorker:
             if rollout.key not in self._pending:
                 completion = read_completion(prompt, rollout, decode)
                 self._pending[rollout.key] = self._scorer.submit(completion), completion.response
+                self._taken[rollout.key] = began + took
 
     def _bring(self) -> None:
         """Bring what is scored; wait a moment if nothing is."""
@@ -130,40 +135,12 @@ class RewardWorker:
         if not scores:
             return
         began = time.monotonic()
-        self._ask("scored", 0.0, self._name, scores)
+        self._client.scored(self._name, scores)
         for key in done:
             del self._pending[key]
+            self._turnaround += time.monotonic() - self._taken.pop(key)
         self._scored += len(scores)
         self._seconds["deliver"] += time.monotonic() - began
-
-    def _ask(self, method: str, patience: float, *arguments: Any) -> Any:
-        """Call the buffer, again and again while it is being restarted; every call may safely arrive twice.
-
-        Raises:
-            ClusterError: It has not answered for too long.
-            TataraError: It refused, with why.
-        """
-        import ray
-
-        began, pause = time.monotonic(), _RETRY_SECONDS[0]
-        while True:
-            try:
-                answer = ray.get(getattr(self._buffer, method).remote(*arguments), timeout=patience + _ANSWER_SECONDS)
-            except ray.exceptions.RayTaskError as error:
-                raise own_error(error) or error from error
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-                away = time.monotonic() - began
-                if away > self._scoring.buffer_seconds or self._stopping.is_set():
-                    raise ClusterError(
-                        f"reward worker {self._name}: the buffer has not answered '{method}' for {away:.0f} s "
-                        f"({type(error).__name__})"
-                    ) from error
-                self._stopping.wait(pause)
-                pause = min(2 * pause, _RETRY_SECONDS[1])
-            else:
-                if pause > _RETRY_SECONDS[0]:
-                    self._seconds["buffer away"] += time.monotonic() - began
-                return answer
 
 
 def read_completion(prompt: Prompt, rollout: Rollout, decode: Decode) -> Completion:

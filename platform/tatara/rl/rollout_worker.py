@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tatara.engine.config import EngineConfig
-from tatara.engine.environment import engine_environment
 from tatara.errors import EngineError
+from tatara.rl.actors import start_rollout_worker
 from tatara.rl.buffer_link import BufferLink, Event
 from tatara.rl.conversation_turns import Conversation
 from tatara.rl.environments.config import read_environments
@@ -38,6 +38,8 @@ ROOM_SHARE = 8
 ENVIRONMENT_THREADS = 8
 LOOK_SECONDS = 1.0
 """Pause between looks at how long environments take."""
+LENGTHS = 2_000
+"""Newest rollouts whose lengths are remembered, and newest deliveries whose times are."""
 
 
 class RolloutWorker:
@@ -53,20 +55,25 @@ class RolloutWorker:
         self._answering: dict[str, float] = {}
         self._undelivered: dict[RolloutKey, Rollout] = {}
         self._rollouts = 0
+        self._lengths: deque[int] = deque(maxlen=LENGTHS)
+        self._deliveries: deque[float] = deque(maxlen=LENGTHS)
         self._leased_at = 0.0
         self._over = False
         self._engine: SteppedEngine
         self._sync: SyncReceiver
 
-    def status(self, since: float = 0.0) -> dict[str, Any]:
+    def status(self, since: float = 0.0, measured: float = 0.0) -> dict[str, Any]:
         """What the worker did so far.
 
         Args:
             since: Only spans that ended after it, in seconds since the epoch.
+            measured: Only paces that ended after it.
 
         Returns:
-            ``seconds`` by cause (see `WorkerClock`), ``spans`` as (start, end, cause), ``tokens`` sampled, ``rollouts``
-            finished, rollouts in progress, the version held, and of each synchronisation the pause it made.
+            ``seconds`` by cause (see `WorkerClock`), ``spans`` as (start, end, cause), ``paces`` as (start, end, steps,
+            tokens), ``tokens`` sampled, ``rollouts`` finished, rollouts in progress, the version held, of each
+            synchronisation the pause it made, ``lengths``: tokens that the model sampled in the last rollouts, and
+            ``deliver_seconds``: from sending rollouts to having the buffer's answer, mean.
         """
         engine = getattr(self, "_engine", None)
         sync = getattr(self, "_sync", None)
@@ -76,6 +83,9 @@ class RolloutWorker:
             "version": self._task.version if engine is None else engine.version,
             "seconds": self._clock.seconds(),
             "spans": [(span.start, span.end, span.what) for span in self._clock.spans(since)],
+            "paces": [(pace.start, pace.end, pace.steps, pace.tokens) for pace in self._clock.paces(measured)],
+            "lengths": list(self._lengths),
+            "deliver_seconds": sum(list(self._deliveries)) / max(1, len(self._deliveries)),
             "tokens": 0 if engine is None else engine.generated,
             "rollouts": self._rollouts,
             "running": len(self._active),
@@ -107,8 +117,10 @@ class RolloutWorker:
             self._ask()
             if self._engine.running:
                 self._clock.switch("generate")
+                before = self._engine.generated
                 for finished in self._engine.step():
                     self._ended(finished)
+                self._clock.stepped(self._engine.generated - before)
             self._deliver()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._sync.close()
@@ -257,14 +269,17 @@ class RolloutWorker:
         conversation = self._active.pop(name)
         self._undelivered[conversation.key] = conversation.rollout(finish, self._task.name, time.time())
         self._rollouts += 1
+        if conversation.key.purpose == "train":
+            self._lengths.append(sum(conversation.loss_mask))
 
     def _deliver(self) -> None:
         """Send what is finished; while the buffer writes one batch down, the next one gathers."""
         if not self._undelivered or self._link.asking("deliver"):
             return
-        batch = list(self._undelivered.values())
+        batch, asked = list(self._undelivered.values()), time.monotonic()
 
         def delivered(_: None) -> None:
+            self._deliveries.append(time.monotonic() - asked)
             for rollout in batch:
                 del self._undelivered[rollout.key]
             self._deliver()
@@ -274,33 +289,3 @@ class RolloutWorker:
 
 def _name(key: RolloutKey) -> str:
     return f"{key.purpose} {key.round} {key.position} {key.index}"
-
-
-def start_rollout_worker(
-    task: RolloutTask, *, num_cpus: float = 0.5, num_gpus: float = 0.0, options: Any = None
-) -> Any:
-    """Start a rollout worker as an actor of the connected cluster.
-
-    Ray does not start it again: whoever waits for `RolloutWorker.run` releases what it held and starts another.
-
-    Args:
-        task: What it needs to know.
-        num_cpus: Logical CPUs that it reserves.
-        num_gpus: GPUs that it reserves.
-        options: Further options of the actor, such as a scheduling strategy.
-
-    Returns:
-        The actor's handle; call its ``run`` once.
-    """
-    import ray
-
-    # Read before torch and vLLM are imported; scheduling stays in the process whatever the machine.
-    variables = engine_environment(task.cuda) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    given = {
-        "name": task.name,
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "max_concurrency": 2,
-        "runtime_env": {"env_vars": variables},
-    }
-    return ray.remote(RolloutWorker).options(**(given | (options or {}))).remote(task)

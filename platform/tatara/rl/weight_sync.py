@@ -1,4 +1,7 @@
-"""New weights from the learner to every engine, and the proof that they arrived: both sides' log-probabilities."""
+"""New weights from the learner to every engine through the object store, and the proof that they arrived.
+
+See `tatara.rl.weight_broadcast` for the other way.
+"""
 
 import math
 import time
@@ -6,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tatara.engine.buckets import BUCKET_BYTES, buckets, described, unpacked
+from tatara.engine.buckets import BUCKET_BYTES, buckets, described
 from tatara.errors import EngineError
 from tatara.rl.client import BufferClient
 from tatara.rl.protocol import Probe, PublishedWeights
@@ -35,7 +38,9 @@ class Publication:
     """Tensors."""
     bytes: int
     seconds: float
-    """From the first tensor to the buffer's answer."""
+    """From the first tensor to the buffer's answer, or to the last member's."""
+    transport: str = "objects"
+    """Or "broadcast"."""
 
 
 def publish(
@@ -127,14 +132,17 @@ def fetch(published: PublishedWeights, timeout: float) -> "list[np.ndarray]":
 
 
 def load(
-    engine: "SteppedEngine", published: PublishedWeights, fetched: "Sequence[np.ndarray]", in_flight: "InFlight"
+    engine: "SteppedEngine",
+    published: PublishedWeights,
+    received: "Sequence[tuple[str, torch.Tensor]]",
+    in_flight: "InFlight",
 ) -> tuple[float, Probe]:
     """Update an engine, and compute the probe.
 
     Args:
         engine: To update, between two steps.
-        published: What was fetched.
-        fetched: See `fetch`.
+        published: What was received.
+        received: All of its names and tensors.
         in_flight: See `SteppedEngine.update_weights`.
 
     Returns:
@@ -144,10 +152,9 @@ def load(
         EngineError: The weights are not those of the engine's model. Before anything was loaded, if it shows in the
             names and shapes.
     """
-    engine.expected.check({name: shape for bucket in fetched for name, shape in described(bucket).items()})
-    stream = (item for bucket in fetched for item in unpacked(bucket))
+    engine.expected.check({name: tuple(tensor.shape) for name, tensor in received})
     started = time.monotonic()
-    engine.update_weights(stream, published.version, in_flight=in_flight)
+    engine.update_weights(received, published.version, in_flight=in_flight)
     seconds = time.monotonic() - started
     return seconds, Probe(tuple(tuple(values) for values in engine.logprobs(published.probe_ids)))
 

@@ -4,8 +4,8 @@ Metrics (the step is what the stage counts, for example rollout batches or optim
 
 - ``rl.reward``, ``rl.reward_deviation``, ``rl.parts.<reward>``, ``rl.passed``, ``rl.length``, ``rl.longest``,
   ``rl.finish.<how>`` (shares), ``rl.empty``, ``rl.errors``, ``rl.staleness`` of each batch; ``rl.probe_difference``,
-  ``rl.sync_seconds``, ``rl.pause_seconds``, ``rl.rollout_tokens_per_second``, ``rl.idle_share``; any other ``rl.*``
-  gets a chart of its own;
+  ``rl.sync_seconds``, ``rl.pause_seconds``, ``rl.rollout_tokens_per_second``, ``rl.learner_tokens_per_second``,
+  ``rl.idle_share``; any other ``rl.*`` gets a chart of its own;
 - ``train.*`` with the names of `tatara.train.policy_objective`: ratios before clipping, KL, entropy, mismatch.
 
 Shapes of what a stage reports, each key optional; odd values are left out, they never fail a page:
@@ -53,7 +53,8 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Tokens beyond its bounds", "share", (("corrected", "tokens"),)),
     ("Difference after a synchronisation", "nats, largest", (("rl.probe_difference", "difference"),)),
     ("Synchronisation", "s", (("rl.sync_seconds", "publish to last engine"), ("rl.pause_seconds", "rollout pause"))),
-    ("Generated", "tokens/s", (("rl.rollout_tokens_per_second", "tokens/s"),)),
+    ("Generated", "tokens/s while generating", (("rl.rollout_tokens_per_second", "tokens/s"),)),
+    ("Learned from", "tokens/s while training", (("rl.learner_tokens_per_second", "tokens/s"),)),
     ("Idle devices", "share of their time", (("rl.idle_share", "idle"),)),
     ("Staleness", "updates, mean", (("rl.staleness", "updates"),)),
     ("Reward errors", "rollouts", (("rl.errors", "errors"),)),

@@ -5,36 +5,20 @@ import json
 import os
 import socket
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tatara.errors import TrainingError
 from tatara.model.spec import ModelSpec
+from tatara.train.learned import Learned, Planned
 from tatara.train.settings import TrainingSettings
 from tatara.train.task import EVENTS, HANGS, ROLLBACKS, WorkerTask, read_losses
 
-if TYPE_CHECKING:
-    from tatara.train.engine import StepResult
-    from tatara.train.feed.batches import Batch
+__all__ = ["Planned", "Rank"]
 
 
-@dataclass(frozen=True)
-class Planned:
-    """What a step trains on, as far as errors and lineage name it."""
-
-    sequence_length: int
-    """Tokens of the longest row."""
-    sequences: int
-    """Rows of the global batch."""
-    lineage: Mapping[str, Any]
-    """Says which data it is."""
-
-
-class Rank(ABC):
-    """One rank of a training run. Where its batches come from is its subclass's business.
+class Rank(Learned):
+    """One rank of a training run. Where its batches come from is its subclass's business: see `Learned`.
 
     Attributes:
         step: Steps that the model has learned from.
@@ -90,44 +74,6 @@ class Rank(ABC):
         self._ready()
         # Megatron collects garbage with each checkpoint: looking at all that was imported takes most of its time.
         gc.freeze()
-
-    @abstractmethod
-    def _open(self) -> None:
-        """Open the data; there is no engine yet."""
-
-    def _ready(self) -> None:  # noqa: B027 - may do nothing
-        """Do what needs the engine with its weights, before the first step."""
-
-    def _spec_at(self, step: int) -> ModelSpec:
-        """The architecture of a step."""
-        return self.spec
-
-    @abstractmethod
-    def _batches(self, step: int) -> "Sequence[Batch]":
-        """This rank's micro-batches of a step."""
-
-    @abstractmethod
-    def _planned(self, step: int) -> Planned:
-        """What a step trains on."""
-
-    def _train(
-        self, batches: "Sequence[Batch]", rate: float, decay: float, approve: Callable[[float, float], bool]
-    ) -> "StepResult":
-        """One optimizer step."""
-        return self.engine.train_step(batches, rate, weight_decay=decay, approve=approve)
-
-    def _after(self, last: bool) -> None:  # noqa: B027 - may do nothing
-        """Do what comes between a step and its checkpoint."""
-
-    def _written(self, step: int) -> None:  # noqa: B027 - may do nothing
-        """A checkpoint is safe."""
-
-    def _skipped(self) -> None:  # noqa: B027 - may do nothing
-        """Leave out the data that the guard has turned away."""
-
-    def _data_state(self) -> dict[str, Any]:
-        """What a checkpoint says of the data."""
-        return {}
 
     def __enter__(self) -> "Rank":
         self.watch.start(self.step)
@@ -267,10 +213,6 @@ class Rank(ABC):
         if self.task.initial is not None:
             start = directories.opened(artifact.open_directory(self.task.initial).local())
             loading.load(self.engine, start, optimizer=self._keeps_optimizer(), tokenizer=self.task.tokenizer)
-
-    def _keeps_optimizer(self) -> bool:
-        """Whether the optimizer goes on from the checkpoint that the run starts from."""
-        return False
 
     def _make_averages(self) -> list[Any]:
         from tatara.train.checkpoint.averages import WeightAverage

@@ -90,6 +90,30 @@ def test_prompts_count_for_the_learner() -> None:
     assert found.seconds / found.batches == pytest.approx(138 + 8 * 50 * 0.025)
 
 
+def test_messages_take_their_time() -> None:
+    found = simulate(loop(handout=1.0, fetch=2.0, lease=4.0))
+    assert found.seconds / found.batches == pytest.approx(138 + 7)
+    assert found.learner["wait"] == pytest.approx(1 - 35 / 145)
+    # On their way, weights hold nobody up who has something to do.
+    hidden = simulate(loop(staleness=1, publish=0.0, load=0.0, fetch=2.0, lease=4.0))
+    assert hidden.seconds / hidden.batches == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("cores", "cycle"), [(1.0, 130.0), (1.5, 110.0), (2.0, 100.0), (None, 100.0)])
+def test_learner_and_engine_on_the_same_cores_slow_each_other_down(cores: float | None, cycle: float) -> None:
+    # Alone 100 s and 30 s. With 1.5 cores training takes 40 s, in which the engine does 30 s of its work.
+    found = simulate(loop(staleness=1, cores=cores, publish=0.0, load=0.0))
+    assert found.seconds / found.batches == pytest.approx(cycle)
+    assert found.rollout["generate"] == pytest.approx(1)
+    assert found.learner["train"] * cycle == pytest.approx({1.0: 60, 1.5: 40}.get(cores or 2.0, 30))
+
+
+def test_engines_on_the_same_cores_slow_each_other_down() -> None:
+    # Two engines of four responses each on one core: 100 steps of 0.6 s at half the speed.
+    found = simulate(loop(engines=2, concurrency=4, cores=1.0))
+    assert found.seconds / found.batches == pytest.approx(120 + 30 + 5 + 3)
+
+
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_it_agrees_with_small_steps_of_time(staleness: int) -> None:
     made = loop(engines=2, concurrency=6, staleness=staleness, lengths=Lengths(300, 0.6), groups_per_batch=5,

@@ -40,6 +40,7 @@ def status(state: State, settings: Settings, since: int, now: float) -> dict[str
         "workers": {
             name: {
                 "version": worker.version,
+                "released": worker.released,
                 "idle_s": max(0.0, now - worker.seen),
                 "rollouts": worker.rollouts,
                 "scores": worker.scores,

@@ -1,24 +1,31 @@
 """From the figures of a run that was measured to a prediction of that run, and of what it would be otherwise."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from tatara.config import Config, load
 from tatara.errors import ConfigError
-from tatara.rl.simulation.loop import InFlight, Lengths, Loop, fit_engine, fit_learner
+from tatara.rl.simulation.loop import EngineCurve, InFlight, LearnerCurve, Lengths, Loop, fit_engine, fit_learner, speed
 from tatara.rl.simulation.outcome import Outcome
 
 
 class EnginePoint(Config):
-    """Speed of one engine of the run, measured while the learner worked beside it as it did in the run."""
+    """Speed of one engine of the run at one concurrency, and with one number of others beside it."""
 
     concurrency: float = Field(gt=0)
     """Responses in flight at a time, mean."""
     tokens_per_second: float = Field(gt=0)
     """Tokens of responses, of this engine alone, over the time in which something was running."""
+    beside: float = Field(0.0, ge=0)
+    """How many others of learner and engines worked on the same cores meanwhile, mean over that time."""
+    seconds: float = Field(1.0, gt=0)
+    """That it was measured; longer counts for more."""
 
 
 class TrainedBatch(Config):
@@ -28,6 +35,8 @@ class TrainedBatch(Config):
     """Prompts and responses."""
     seconds: float = Field(gt=0)
     """From having the batch to having new weights, without giving them out."""
+    beside: float = Field(0.0, ge=0)
+    """How many engines worked on the same cores meanwhile, mean over that time."""
 
 
 class MeasuredShares(Config):
@@ -74,8 +83,14 @@ class MeasuredRun(Config):
     """That the learner takes to give out new weights."""
     load_seconds: float = Field(0.0, ge=0)
     """That an engine pauses to take them; the probe, and what it computes again, included."""
+    fetch_seconds: float = Field(0.0, ge=0)
+    """From the end of that until an engine has them: it goes on meanwhile."""
+    lease_seconds: float = Field(0.0, ge=0)
+    """From having loaded them to having the work that they admit."""
     reward_seconds: float = Field(0.0, ge=0)
-    """To score a rollout."""
+    """From the end of a rollout to its score."""
+    handout_seconds: float = Field(0.0, ge=0)
+    """From a batch being complete to the learner having it."""
     reward_workers: int | None = Field(None, ge=1)
     """That score at a time; null: as many as there is to score."""
     in_flight: InFlight = "continue"
@@ -88,31 +103,90 @@ class MeasuredRun(Config):
     """Those of the learner."""
     colocated: bool = False
     """Whether they are the same."""
+    cores: int | None = Field(None, ge=1)
+    """Cores that learner and engines share, where they slow each other down; null: each has devices of its own."""
     measured: MeasuredShares = MeasuredShares()
     """What to compare the prediction with."""
 
     def loop(self, staleness: int | None = None) -> Loop:
         """The same run, or with another bound on staleness, to simulate."""
+        cores = None if self.cores is None else shared_cores(self.engine, self.train, self.cores)
         return Loop(
             engines=self.engines,
             concurrency=self.concurrency,
-            engine=fit_engine([(point.concurrency, point.tokens_per_second) for point in self.engine]),
+            engine=_engine(self.engine, cores),
             lengths=Lengths(recorded=self.lengths),
             groups_per_batch=self.groups_per_batch,
             group_size=self.group_size,
             staleness=self.staleness if staleness is None else staleness,
-            learner=fit_learner([(batch.tokens, batch.seconds) for batch in self.train]),
+            learner=_learner(self.train, cores),
             publish=self.publish_seconds,
             load=self.load_seconds,
+            fetch=self.fetch_seconds,
+            lease=self.lease_seconds,
             in_flight=self.in_flight,
             reward=self.reward_seconds,
             reward_workers=self.reward_workers,
+            handout=self.handout_seconds,
             prompt_tokens=self.prompt_tokens,
             dropped=self.dropped,
             rollout_devices=self.rollout_devices,
             learner_devices=self.learner_devices,
             colocated=self.colocated,
+            cores=cores,
         )
+
+    def told_by(self, runs: "Sequence[MeasuredRun]") -> "MeasuredRun":
+        """This run as others predict it: its own counts, and every speed, time and length from them."""
+        values: dict[str, Any] = {
+            name: sum((getattr(run, name) for run in runs), ()) for name in ("engine", "train", "lengths")
+        }
+        for name in ("prompt_tokens", "publish_seconds", "load_seconds", "fetch_seconds", "lease_seconds",
+                     "reward_seconds", "handout_seconds", "dropped"):  # fmt: skip
+            values[name] = sum(getattr(run, name) for run in runs) / len(runs)
+        return self.model_copy(update=values)
+
+
+_STEPS = 40
+"""Numbers of cores that are tried."""
+
+
+def shared_cores(engine: Sequence[EnginePoint], train: Sequence[TrainedBatch], there: int) -> float:
+    """How many of learner and engines a processor carries at full speed: fewer than it has cores, for others need some.
+
+    The number with which the speeds of engines and learner, each put back to what it were alone, lie closest to one
+    curve. Where nothing was ever measured with another number of others beside it, that is the number of cores.
+
+    Args:
+        engine: Speeds of engines.
+        train: Of the learner.
+        there: Cores.
+    """
+
+    def off(cores: float) -> float:
+        curve, line = _engine(engine, cores), _learner(train, cores)
+        errors = [
+            (point.seconds, curve.tokens_per_second(point.concurrency) * speed(1 + point.beside, cores)
+             / point.tokens_per_second) for point in engine
+        ]  # fmt: skip
+        errors += [
+            (batch.seconds, line.seconds(batch.tokens) / speed(1 + batch.beside, cores) / batch.seconds)
+            for batch in train
+        ]
+        weight = sum(each for each, _ in errors)
+        # A little for what is known before: it decides where the measurements say nothing.
+        return sum(each * math.log(ratio) ** 2 for each, ratio in errors) / weight + 1e-4 * math.log(cores / there) ** 2
+
+    return min((1 + (there - 1) * step / _STEPS for step in range(_STEPS + 1)), key=off)
+
+
+def _engine(points: Sequence[EnginePoint], cores: float | None) -> EngineCurve:
+    alone = [(each.concurrency, each.tokens_per_second / speed(1 + each.beside, cores)) for each in points]
+    return fit_engine(alone, [each.seconds for each in points])
+
+
+def _learner(batches: Sequence[TrainedBatch], cores: float | None) -> LearnerCurve:
+    return fit_learner([(each.tokens, each.seconds * speed(1 + each.beside, cores)) for each in batches])
 
 
 def read_run(path: str | Path) -> MeasuredRun:

@@ -13,8 +13,8 @@ class SimulatedEngine:
     operations on a heap, however long it is.
     """
 
-    __slots__ = ("_curve", "at", "changes", "generated", "grown", "halted", "limit", "number", "occupied", "running",
-                 "seconds", "taking", "version")  # fmt: skip
+    __slots__ = ("_curve", "at", "changes", "due", "fetching", "generated", "grown", "halted", "limit", "number",
+                 "occupied", "running", "seconds", "speed", "taking", "version")  # fmt: skip
 
     def __init__(self, number: int, curve: EngineCurve, limit: int) -> None:
         self.number = number
@@ -27,8 +27,14 @@ class SimulatedEngine:
         self.version = 0
         self.limit = limit
         """Groups that may have been started in all before the next one may not start here."""
+        self.fetching = False
+        """New weights are on their way."""
+        self.due = False
+        """They are here, and not loaded yet."""
         self.taking = False
         """Loads new weights."""
+        self.speed = 1.0
+        """Share of its own speed that others on the same cores leave it."""
         self.halted = False
         """The colocated learner has the devices."""
         self.changes = 0
@@ -49,7 +55,7 @@ class SimulatedEngine:
             self.seconds["halted" if self.halted else "sync"] += elapsed
         elif count:
             self.seconds["generate"] += elapsed
-            steps = elapsed / self._curve.step(count)
+            steps = elapsed * self.speed / self._curve.step(count)
             self.grown += steps
             self.generated += steps * count
         else:
@@ -64,7 +70,12 @@ class SimulatedEngine:
         if not self.running or self.halted or self.taking:
             return None
         remaining = max(0.0, self.running[0][0] - self.grown)
-        return self.at + remaining * self._curve.step(len(self.running))
+        return self.at + remaining * self._curve.step(len(self.running)) / self.speed
+
+    @property
+    def working(self) -> bool:
+        """Whether it computes something."""
+        return self.taking or (bool(self.running) and not self.halted)
 
     def ended(self) -> list[int]:
         """Take out the responses that have ended, at the moment that `next_end` foresaw: their groups."""

@@ -2,20 +2,19 @@
 
 The rules are those of the real loop (`tatara.rl.staleness`): a group starts on an engine by the version that the engine
 holds, a batch takes the most urgent complete groups and waits only for those that would be late. What is left out:
-start-up, evaluation, failures, the time that a message takes, and that responses of a group are alike in length.
+start-up, evaluation, failures, and that responses of a group are alike in length.
 """
 
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 from tatara.errors import ConfigError
-from tatara.rl.simulation.engines import SimulatedEngine
-from tatara.rl.simulation.grouping import Groups
+from tatara.rl.simulation.learning import SimulatedLearner
 from tatara.rl.simulation.loop import Loop
 from tatara.rl.simulation.outcome import Outcome, shares
-from tatara.rl.staleness import deadline
+from tatara.rl.simulation.rollouts import Rollouts
 
 
 def simulate(loop: Loop, batches: int = 12, warm_up: int | None = None, seed: int = 0) -> Outcome:
@@ -37,163 +36,49 @@ def simulate(loop: Loop, batches: int = 12, warm_up: int | None = None, seed: in
     return _Run(loop, seed).run(warm_up, batches)
 
 
-class _Run:
-    """The state of a simulation."""
+class _Run(Rollouts):
+    """The state of a simulation: rewards, batches and the learner, and what came of it."""
 
     def __init__(self, loop: Loop, seed: int) -> None:
-        self.loop = loop
-        self.now = 0.0
-        self.queue: list[tuple[float, int, Callable[..., None], tuple[int, ...]]] = []
-        self.number = 0
-        self.random = random.Random(seed)
+        super().__init__(loop, seed)
         self.signal = random.Random(seed + 1)
-        self.groups = Groups(loop.groups_per_batch)
-        first = self.groups.sizes.before(loop.staleness + 1)
-        self.engines = [SimulatedEngine(number, loop.engine, first) for number in range(loop.engines)]
-        self.newest = 0
-        self.admitted = 0
-        """Groups that were trained on or still can be."""
-        self.next_group = 0
-        self.partly: tuple[int, list[int]] | None = None
-        """The last group to start, and the lengths of those of its rollouts that no engine has yet."""
-        self.began: dict[int, int] = {}
-        """Version under which each group that is in no batch started."""
         self.unfinished: dict[int, int] = {}
         self.scored_at: dict[int, float] = {}
         self.tokens: dict[int, int] = {}
         self.scorers = [0.0] * (loop.reward_workers or 0)
-        self.filling = self.looking = False
+        self.looking = False
         self.batch = 0
-        self.learner = {"train": 0.0, "wait": 0.0, "sync": 0.0}
-        self.learner_free: float | None = 0.0
-        """Since when the learner waits; None: it trains or publishes."""
+        self.learner = SimulatedLearner()
+        self.work = 0.0
+        """Seconds that the learner needs alone for the batch that it has or gets."""
+        self.speed = 1.0
+        """Of all that works, over its own when it works alone."""
         self.trained_tokens = 0
         self.staleness: Counter[int] = Counter()
-        self.started = self.trained = self.dropped = 0
+        self.trained = self.dropped = 0
 
     def run(self, warm_up: int, batches: int) -> Outcome:
         self._fill_soon()
-        while self.newest < warm_up:
-            self._step()
+        self._until(warm_up)
         before, since = self._totals(), self.now
         self.staleness.clear()
-        while self.newest < warm_up + batches:
-            self._step()
+        self._until(warm_up + batches)
         passed = {name: value - before[name] for name, value in self._totals().items()}
         return self._outcome(passed, batches, self.now - since)
 
-    def _step(self) -> None:
-        self.now, _, action, arguments = heapq.heappop(self.queue)
-        action(*arguments)
+    def _until(self, batches: int) -> None:
+        """Go on until so many batches were trained on."""
+        queue, shared = self.queue, self.loop.cores is not None
+        while self.newest < batches:
+            self.now, _, action, arguments = heapq.heappop(queue)
+            action(*arguments)
+            if shared:
+                self._share()
 
-    def _at(self, time: float, action: Callable[..., None], *arguments: int) -> None:
-        self.number += 1
-        heapq.heappush(self.queue, (time, self.number, action, arguments))
-
-    # Engines
-
-    def _fill_soon(self) -> None:
-        """Hand out groups once everything else that happens at this moment has happened."""
-        if not self.filling:
-            self.filling = True
-            self._at(self.now, self._fill_all)
-
-    def _fill_all(self) -> None:
-        """Hand out what may start, a group at a time to the engine that runs least."""
-        self.filling = False
-        order = [(len(engine.running), engine.number) for engine in self.engines if self._room(engine)]
-        heapq.heapify(order)
-        touched = set()
-        while order:
-            _, number = heapq.heappop(order)
-            engine = self.engines[number]
-            engine.advance(self.now)
-            if not self._hand_out(engine):
-                continue
-            touched.add(number)
-            if self._room(engine):
-                heapq.heappush(order, (len(engine.running), number))
-        for number in sorted(touched):
-            self._foresee(self.engines[number])
-
-    def _room(self, engine: SimulatedEngine) -> int:
-        """Rollouts that an engine can take now."""
-        draining = self.loop.in_flight == "drain" and engine.version < self.newest
-        if engine.halted or engine.taking or draining:
-            return 0
-        return self.loop.concurrency - len(engine.running)
-
-    def _hand_out(self, engine: SimulatedEngine) -> bool:
-        """Give an engine with room the next group, or the part of it for which there is room; whether there was one."""
-        if self.partly is None:
-            if self.admitted >= engine.limit:
-                return False
-            group = self.next_group
-            lengths = self.loop.lengths.draw(self.random, self.loop.group_size)
-            self.next_group += 1
-            self.admitted += 1
-            self.began[group] = engine.version
-            self.unfinished[group] = len(lengths)
-            self.scored_at[group] = 0.0
-            self.tokens[group] = sum(lengths)
-            self.groups.start(group, deadline(engine.version, self.loop.staleness))
-        else:
-            group, lengths = self.partly
-            # A rollout does not begin under an older version than its group did.
-            if engine.version < self.began[group]:
-                return False
-        room = self._room(engine)
-        for length in lengths[:room]:
-            engine.start(group, length)
-        self.started += len(lengths[:room])
-        self.partly = (group, lengths[room:]) if lengths[room:] else None
-        return True
-
-    def _foresee(self, engine: SimulatedEngine) -> None:
-        """Put the next end on an engine into the queue; what was foreseen before no longer holds."""
-        engine.changes += 1
-        end = engine.next_end()
-        if end is not None:
-            self._at(end, self._ended, engine.number, engine.changes)
-
-    def _ended(self, number: int, changes: int) -> None:
-        engine = self.engines[number]
-        if changes != engine.changes:
-            return
-        engine.advance(self.now)
-        for group in engine.ended():
-            self._score(group)
-        if self.loop.in_flight == "drain" and engine.version < self.newest and not engine.running:
-            self._take_weights(engine)
-            return
-        while self._room(engine) > 0 and self._hand_out(engine):
-            pass
-        self._foresee(engine)
-
-    def _take_weights(self, engine: SimulatedEngine) -> None:
-        """Pause and load the newest version; where responses must not see two, once they are done."""
-        engine.advance(self.now)
-        if self.loop.in_flight == "drain" and engine.running:
-            return
-        engine.taking = True
-        engine.changes += 1
-        self._at(self.now + self.loop.load, self._loaded, engine.number, self.newest)
-
-    def _loaded(self, number: int, version: int) -> None:
-        engine = self.engines[number]
-        engine.advance(self.now)
-        engine.taking = False
-        engine.version = version
-        engine.limit = self.groups.sizes.before(version + self.loop.staleness + 1)
-        if engine.halted:
-            return
-        if version < self.newest:
-            self._take_weights(engine)
-        else:
-            self._foresee(engine)
-        self._fill_soon()
-
-    # Rewards and batches
+    def _group_started(self, group: int, lengths: Sequence[int]) -> None:
+        self.unfinished[group] = len(lengths)
+        self.scored_at[group] = 0.0
+        self.tokens[group] = sum(lengths)
 
     def _score(self, group: int) -> None:
         """A rollout of a group is generated."""
@@ -223,17 +108,16 @@ class _Run:
 
         So a batch sees all groups that complete together, and what is measured up to now holds nothing of the next one.
         """
-        if self.learner_free is not None and not self.looking:
+        if self.learner.free is not None and not self.looking:
             self.looking = True
             self._at(self.now, self._train)
 
     def _train(self) -> None:
         """Begin with the next batch if the learner waits for it and it is there."""
         self.looking = False
-        if self.learner_free is None or not self.groups.ready(self.batch):
+        if self.learner.free is None or not self.groups.ready(self.batch):
             return
-        self.learner["wait"] += self.now - self.learner_free
-        self.learner_free = None
+        self.learner.take(self.now, self.loop.handout)
         tokens = 0
         for group in self.groups.take(self.batch):
             tokens += self.tokens.pop(group)
@@ -241,15 +125,31 @@ class _Run:
         rollouts = self.loop.groups_per_batch * self.loop.group_size
         self.trained += rollouts
         self.trained_tokens += tokens
-        seconds = self.loop.learner.seconds(tokens + self.loop.prompt_tokens * rollouts)
-        self.learner["train"] += seconds
-        self.learner["sync"] += self.loop.publish
+        self.work = self.loop.learner.seconds(tokens + self.loop.prompt_tokens * rollouts)
+        if self.loop.handout:
+            self._at(self.now + self.loop.handout, self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """The learner has a batch."""
         if self.loop.colocated:
             for engine in self.engines:
                 engine.advance(self.now)
                 engine.halted = True
                 engine.changes += 1
-        self._at(self.now + seconds + self.loop.publish, self._published)
+        self.learner.begin(self.now, self.work)
+        self._foresee_update()
+
+    def _foresee_update(self) -> None:
+        """Put the end of training into the queue; what was foreseen before no longer holds."""
+        self.learner.changes += 1
+        self._at(self.learner.next_end(), self._updated, self.learner.changes)
+
+    def _updated(self, changes: int) -> None:
+        if changes == self.learner.changes:
+            self.learner.trained(self.now, self.loop.publish)
+            self._at(self.now + self.loop.publish, self._published)
 
     def _published(self) -> None:
         self.batch += 1
@@ -258,11 +158,26 @@ class _Run:
             engine.advance(self.now)
             was_halted, engine.halted = engine.halted, False
             if not engine.taking:
-                self._take_weights(engine)
+                self._fetch(engine)
                 if was_halted and not engine.taking:
                     self._foresee(engine)
-        self.learner_free = self.now
+        self.learner.published(self.now)
         self._train_soon()
+
+    def _share(self) -> None:
+        """Slow down or speed up what works on the same cores, if their number has changed."""
+        working = sum(engine.working for engine in self.engines) + self.learner.working
+        speed = self.loop.speed(working)
+        if speed == self.speed:
+            return
+        self.speed = speed
+        for engine in self.engines:
+            engine.advance(self.now)
+            engine.speed = speed
+            self._foresee(engine)
+        self.learner.slow(self.now, speed)
+        if self.learner.at is not None:
+            self._foresee_update()
 
     # What came of it
 
@@ -270,7 +185,7 @@ class _Run:
         for engine in self.engines:
             engine.advance(self.now)
         totals = {name: sum(engine.seconds[name] for engine in self.engines) for name in self.engines[0].seconds}
-        totals |= {f"learner {name}": value for name, value in self.learner.items()}
+        totals |= {f"learner {name}": value for name, value in self.learner.seconds.items()}
         totals["generated"] = sum(engine.generated for engine in self.engines)
         totals["occupied"] = sum(engine.occupied for engine in self.engines)
         totals["trained"] = self.trained_tokens

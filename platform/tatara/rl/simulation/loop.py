@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from tatara.errors import ConfigError
@@ -48,6 +49,27 @@ class Lengths:
         return [max(1, min(self.longest, round(draw(middle, sigma)))) for _ in range(count)]
 
 
+class Drawn:
+    """Lengths of the groups of a loop by their number: the same for every loop that draws them alike."""
+
+    def __init__(self, lengths: Lengths, size: int, seed: int) -> None:
+        """Draw none yet."""
+        self._lengths, self._size, self._random = lengths, size, random.Random(seed)
+        self._groups: list[list[int]] = []
+
+    def of(self, group: int) -> list[int]:
+        """Lengths of a group, in tokens; not to be changed."""
+        while len(self._groups) <= group:
+            self._groups.append(self._lengths.draw(self._random, self._size))
+        return self._groups[group]
+
+
+@lru_cache(maxsize=4)
+def drawn(lengths: Lengths, size: int, seed: int) -> Drawn:
+    """Groups of so many responses each; drawn once, though a sweep simulates hundreds of loops."""
+    return Drawn(lengths, size, seed)
+
+
 @dataclass(frozen=True)
 class EngineCurve:
     """Seconds of an engine's step over how many responses it continues: ``start + each x running``.
@@ -63,20 +85,24 @@ class EngineCurve:
         if self.start < 0 or self.each < 0 or self.start + self.each <= 0:
             raise ConfigError(f"an engine's step takes time: start {self.start:.3g} s, each {self.each:.3g} s")
 
-    def step(self, running: int) -> float:
+    def step(self, running: float) -> float:
         """Seconds in which each of so many responses grows by one token."""
         return self.start + self.each * running
 
-    def tokens_per_second(self, running: int) -> float:
+    def tokens_per_second(self, running: float) -> float:
         """Of all responses together."""
         return running / self.step(running)
 
 
-def fit_engine(points: Sequence[tuple[float, float]]) -> EngineCurve:
+def fit_engine(points: Sequence[tuple[float, float]], seconds: Sequence[float] | None = None) -> EngineCurve:
     """The curve through measured (responses at a time, tokens/s).
 
     Weighted least squares on the seconds of a step, each relative to its own, so that the small ones count as much;
     a negative part becomes 0 and the other is fitted alone.
+
+    Args:
+        points: As measured.
+        seconds: That each was measured, which weighs it; None: all alike.
 
     Raises:
         ConfigError: There is no point, or one is not positive.
@@ -84,7 +110,7 @@ def fit_engine(points: Sequence[tuple[float, float]]) -> EngineCurve:
     if not points or any(running <= 0 or rate <= 0 for running, rate in points):
         raise ConfigError("an engine's speed needs measured points of positive concurrency and tokens_per_second")
     steps = [(running, running / rate) for running, rate in points]
-    weights = [1 / seconds**2 for _, seconds in steps]
+    weights = [share / each**2 for (_, each), share in zip(steps, seconds or [1.0] * len(steps), strict=True)]
     total = sum(weights)
     mean_n = sum(w * n for w, (n, _) in zip(weights, steps, strict=True)) / total
     mean_s = sum(w * s for w, (_, s) in zip(weights, steps, strict=True)) / total
@@ -101,6 +127,10 @@ def fit_engine(points: Sequence[tuple[float, float]]) -> EngineCurve:
     return EngineCurve(mean_s - slope * mean_n, slope)
 
 
+_NARROW = 0.1
+"""Sizes of batches that deviate less than this share from their mean: what their times deviate is noise."""
+
+
 @dataclass(frozen=True)
 class LearnerCurve:
     """Seconds that training on a batch takes: ``fixed + per_token x tokens``, prompts counted with responses."""
@@ -114,7 +144,7 @@ class LearnerCurve:
 
 
 def fit_learner(points: Sequence[tuple[float, float]]) -> LearnerCurve:
-    """The line through measured (tokens of a batch, seconds); where they say nothing of a slope, a constant.
+    """The line through measured (tokens of a batch, seconds); where they say nothing of a slope, in proportion.
 
     Raises:
         ConfigError: There is no point.
@@ -124,7 +154,9 @@ def fit_learner(points: Sequence[tuple[float, float]]) -> LearnerCurve:
     count = len(points)
     mean_x, mean_y = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread > 0 else 0.0
+    if spread < count * (_NARROW * mean_x) ** 2:
+        return LearnerCurve(0.0, mean_y / mean_x)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
     if slope <= 0:
         return LearnerCurve(mean_y, 0.0)
     if mean_y - slope * mean_x < 0:
@@ -148,13 +180,18 @@ class Loop:
         publish: Seconds that the learner gives out new weights and does nothing else.
         load: Seconds that an engine pauses to take them.
         in_flight: Whether responses go on over an update, or the engine starts nothing new until they are done.
+        fetch: Seconds before that, in which they are on their way and the engine goes on.
+        lease: Seconds after it until the groups that it may start are there.
         reward: Seconds to score a rollout.
         reward_workers: That score at a time; None: as many as there is to score.
+        handout: Seconds that a batch takes from the buffer to the learner, which waits.
         prompt_tokens: Of each prompt; the learner computes them too.
         dropped: Share of groups that carry no signal and are replaced.
         rollout_devices: Of all engines; only weighs the shares.
         learner_devices: Likewise.
         colocated: The learner's devices are the engines', which stop while it trains and publishes.
+        cores: Where learner and engines share a processor: how many of them it carries at full speed. When more work at
+            a time, each is slowed down in proportion. None: they do not slow each other down.
     """
 
     engines: int
@@ -167,23 +204,38 @@ class Loop:
     learner: LearnerCurve
     publish: float = 0.0
     load: float = 0.0
+    fetch: float = 0.0
+    lease: float = 0.0
     in_flight: InFlight = "continue"
     reward: float = 0.0
     reward_workers: int | None = None
+    handout: float = 0.0
     prompt_tokens: float = 0.0
     dropped: float = 0.0
     rollout_devices: float = 1.0
     learner_devices: float = 1.0
     colocated: bool = False
+    cores: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("engines", "concurrency", "groups_per_batch", "group_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("staleness", "publish", "load", "reward", "prompt_tokens"):
+        for name in ("staleness", "publish", "load", "fetch", "lease", "reward", "handout", "prompt_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative: {getattr(self, name)}")
         if self.reward_workers is not None and self.reward_workers < 1:
             raise ConfigError(f"reward_workers must be at least 1, not {self.reward_workers}")
         if not 0 <= self.dropped < 1:
             raise ConfigError(f"dropped is a share of groups below 1, not {self.dropped}")
+        if self.cores is not None and self.cores <= 0:
+            raise ConfigError(f"cores must be above 0, not {self.cores}")
+
+    def speed(self, working: float) -> float:
+        """Of each, where so many of learner and engines work at a time, over its own when it works alone."""
+        return speed(working, self.cores)
+
+
+def speed(working: float, cores: float | None) -> float:
+    """Of each of some processes that share cores, over its own when it has all of them."""
+    return 1.0 if cores is None or working <= cores else cores / working

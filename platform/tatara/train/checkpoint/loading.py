@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
-from tatara.errors import ArtifactError, StorageError, TataraError
+from tatara.errors import ArtifactError
 from tatara.model.spec import ModelSpec
-from tatara.train.checkpoint import directories, remote, state
+from tatara.train.checkpoint import collective, directories, remote, state
 from tatara.train.checkpoint.directories import Checkpoint
 from tatara.train.checkpoint.files import METADATA, Slab, hash_of
 from tatara.train.checkpoint.index import Index
@@ -46,15 +45,15 @@ def find(root: Path | str, log: Callable[[str], None], engine: "Engine | None" =
         log: Takes one line per checkpoint that is passed over; called on rank 0.
         engine: What it will be loaded into.
     """
-    tried = iter(Place(str(root)).candidates(log) if _rank() == 0 else [])
+    tried = iter(Place(str(root)).candidates(log) if collective.rank() == 0 else [])
     while True:
-        found: Checkpoint | None = _from_rank_0(lambda: next(tried, None))
+        found: Checkpoint | None = collective.from_rank_0(lambda: next(tried, None))
         if found is None:
             return None
-        problem = next((each for each in _gathered(_problem(found, engine)) if each), None)
+        problem = next((each for each in collective.gathered(_problem(found, engine)) if each), None)
         if problem is None:
             return found
-        if _rank() == 0:
+        if collective.rank() == 0:
             name = directories.name_of(found.step)
             log(f"checkpoint {name} is not usable, looking at the one before: {problem}")
 
@@ -62,16 +61,16 @@ def find(root: Path | str, log: Callable[[str], None], engine: "Engine | None" =
 def _problem(found: Checkpoint, engine: "Engine | None") -> str | None:
     """What is wrong with this rank's share of the files."""
     listed = {str(file["path"]): file for file in found.manifest["files"]}
-    names, problem, sharing = sorted(listed), None, list(range(_size()))
+    names, problem, sharing = sorted(listed), None, list(range(collective.size()))
     if found.url:
-        hosts = _gathered(socket.gethostname())
-        sharing = [rank for rank, host in enumerate(hosts) if host == hosts[_rank()]]
+        hosts = collective.gathered(socket.gethostname())
+        sharing = [rank for rank, host in enumerate(hosts) if host == hosts[collective.rank()]]
         if engine is not None:
             names, problem = _needed(found, engine, names, sharing)
     # The big files first, in turns, so that ranks have about equally much.
     names.sort(key=lambda name: -int(listed[name]["size"]))
-    share = names[sharing.index(_rank()) :: len(sharing)]
-    return problem or _told(lambda: _check(found, share, listed))
+    share = names[sharing.index(collective.rank()) :: len(sharing)]
+    return problem or collective.problem_of(lambda: _check(found, share, listed))
 
 
 def _check(found: Checkpoint, names: Sequence[str], listed: dict[str, Any]) -> None:
@@ -94,19 +93,14 @@ def _needed(
         slabs, _ = _to_read(index, state.tensors_of(engine), True, ())
         needed.update(f"model/{name}" for name in index.files(slabs))
 
-    first = _told(lambda: remote.fetch(found, [f"model/{METADATA}"])) if sharing[0] == _rank() else None
-    problem = next((each for each in _gathered(first) if each), None) or _told(look)
-    every = _gathered(sorted(needed))
+    first = (
+        collective.problem_of(lambda: remote.fetch(found, [f"model/{METADATA}"]))
+        if sharing[0] == collective.rank()
+        else None
+    )
+    problem = next((each for each in collective.gathered(first) if each), None) or collective.problem_of(look)
+    every = collective.gathered(sorted(needed))
     return sorted({name for rank in sharing for name in every[rank]}), problem
-
-
-def _told(work: Callable[[], None]) -> str | None:
-    """What went wrong with something that this rank does on its own."""
-    try:
-        work()
-    except (OSError, TataraError) as error:
-        return " ".join(str(error).split())
-    return None
 
 
 def load(
@@ -138,7 +132,7 @@ def load(
             ranks; weights may then be loaded in part.
     """
     settle(engine)
-    return agreed(lambda: _load(engine, found, optimizer, averages, tokenizer))
+    return collective.agreed(lambda: _load(engine, found, optimizer, averages, tokenizer))
 
 
 def _load(
@@ -158,7 +152,7 @@ def _load(
     for average in averages:
         average.loaded()
     if optimizer and training.get("layout") == engine.layout.dump():
-        _restore_random_state(found.path / random_file(_rank()))
+        _restore_random_state(found.path / random_file(collective.rank()))
     return training
 
 
@@ -264,46 +258,3 @@ def _restore_random_state(path: Path) -> None:
     if "cuda" in held and torch.cuda.is_available():
         torch.cuda.set_rng_state(held["cuda"])
     get_cuda_rng_tracker().set_states(held["tracker"])
-
-
-def agreed(work: Callable[[], Any]) -> Any:
-    """Do something on every rank; if it fails on one, all raise what the first of these said."""
-    result, problem = None, None
-    try:
-        result = work()
-    except TataraError as error:
-        problem = error
-    told = next((each for each in _gathered(str(problem) if problem else None) if each), None)
-    if told is not None:
-        raise ArtifactError(told) from problem
-    return result
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _gathered(value: Any) -> list[Any]:
-    found: list[Any] = [value] * _size()
-    if dist.is_initialized():
-        dist.all_gather_object(found, value)
-    return found
-
-
-def _from_rank_0(work: Callable[[], Any]) -> Any:
-    """What something that only rank 0 does gives, on all ranks; if it fails there, all raise."""
-    told: list[Any] = [None, None]
-    if _rank() == 0:
-        try:
-            told[0] = work()
-        except (OSError, TataraError) as error:
-            told[1] = " ".join(str(error).split())
-    if dist.is_initialized():
-        dist.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise StorageError(told[1])
-    return told[0]
