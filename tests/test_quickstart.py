@@ -21,6 +21,7 @@ RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "quickstart.
 KINDS = [
     *(f"{kind}/quickstart" for kind in ("documents", "tokens", "checkpoint", "conversations", "model", "endpoint")),
     *(f"{kind}/quickstart-sft" for kind in ("tokens", "checkpoint")),
+    "checkpoint/quickstart-grpo",
 ]
 
 
@@ -32,7 +33,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *(str(RECIPE), "--root", str(directory / "root"), "--corpus", str(corpus), "--vocab_size", "512"),
         *("--tokenize.sequence_length", "64", "--render.sequence_length", "64", "--pretrain.steps", "12"),
-        *("--sft.steps", "6", "--arithmetic.train", "100", "--serve.port", str(free_port())),
+        *("--sft.steps", "6", "--arithmetic.train", "100", "--grpo.steps", "2", "--serve.port", str(free_port())),
     ]
 
 
@@ -67,6 +68,9 @@ def test_the_model_is_what_was_trained(root: Path) -> None:
     assert losses[-1] < losses[0]
     tuned = store.open("checkpoint/quickstart-sft").metrics
     assert (tuned["steps"], tuned["chat_template"]) == (6, "chatml@1")
+    rewarded = store.open("checkpoint/quickstart-grpo").metrics
+    assert (rewarded["batches"], rewarded["worker_deaths"]) == (2, 0)
+    assert 0 <= rewarded["pass@1"] <= 1
 
 
 def test_the_model_answered_over_http(root: Path) -> None:
@@ -92,22 +96,22 @@ def test_the_report_shows_all_of_it(root: Path) -> None:
 def test_running_it_again_does_nothing(root: Path, arguments: list[str]) -> None:
     done = tatara("run", *arguments)
     assert done.returncode == 0
-    assert "nothing to do: 8 of 8 stages of 'quickstart' are up to date" in done.stdout
+    assert "nothing to do: 9 of 9 stages of 'quickstart' are up to date" in done.stdout
     assert "report.html" in done.stdout
 
 
 def test_changing_one_stage_runs_it_and_what_depends_on_it(root: Path, arguments: list[str]) -> None:
     done = tatara("run", *arguments, "--pretrain.steps", "14", "--dry-run")
     assert re.search(r"tokenize\s+skip", done.stdout)
-    for stage in ("pretrain", "sft", "export", "serve"):
-        assert re.search(rf"{stage}\s+run\s+\w+/quickstart(-sft)?@2", done.stdout), done.stdout
+    for stage in ("pretrain", "sft", "grpo", "export", "serve"):
+        assert re.search(rf"{stage}\s+run\s+\w+/quickstart(-sft|-grpo)?@2", done.stdout), done.stdout
     assert re.search(r"render\s+skip", done.stdout)
     assert re.search(r"steps 12 -> 14", done.stdout)
 
 
 def test_serve_asks_then_stays_until_it_is_told_to_stop(root: Path, arguments: list[str]) -> None:
     port = arguments[arguments.index("--serve.port") + 1]
-    line = ["serve", "--recipe", str(RECIPE), "--root", str(root), "--port", port, "--ask", "The function", "--keep"]
+    line = ["serve", "--recipe", str(RECIPE), "--root", str(root), "--port", port, "--ask", "What is 1 + 2?", "--keep"]
     command = [sys.executable, "-m", "tatara", *line]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -118,8 +122,9 @@ def test_serve_asks_then_stays_until_it_is_told_to_stop(root: Path, arguments: l
             assert said[-1], "".join(said)
         output = "".join(said)
         assert f"quickstart answers at http://127.0.0.1:{port}" in output
-        assert "asked over HTTP: The function" in output
+        assert "asked over HTTP: What is 1 + 2?" in output
         assert "answer: " in output
+        assert "/v1/chat/completions" in output
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
             assert json.load(answer)["data"][0]["id"] == "quickstart"
         family = psutil.Process(process.pid).children(recursive=True)

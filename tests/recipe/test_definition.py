@@ -22,9 +22,9 @@ def page(tmp_path: Path, **stages: object) -> Path:
 def test_the_quickstart_is_a_recipe() -> None:
     recipe = load_recipe(QUICKSTART)
     assert [item.key for item in recipe.stages] == [
-        *("curate", "tokenize", "pretrain", "dialogues", "render", "sft", "export", "serve")
+        *("curate", "tokenize", "pretrain", "dialogues", "render", "sft", "grpo", "export", "serve")
     ]
-    assert recipe.downstream("pretrain") == {"pretrain", "sft", "export", "serve"}
+    assert recipe.downstream("pretrain") == {"pretrain", "sft", "grpo", "export", "serve"}
 
 
 def test_overrides_go_to_the_stage_that_has_the_key() -> None:

@@ -1,6 +1,7 @@
 """The crew with real actors that die, at a real buffer."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -34,6 +35,16 @@ class Mortal:
     def status(self) -> dict[str, int]:
         self._asked.set()
         return {"rollouts": self._finished}
+
+
+class Frozen(Mortal):
+    """Stops in `run` as a process does that hangs in foreign code; whoever comes after it works."""
+
+    def run(self) -> None:
+        if self._finishes:
+            self._finished = self._finishes
+            time.sleep(100)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +95,21 @@ def test_a_worker_that_served_may_die_as_often_as_is_allowed(ray, client):
     line, crew = end_of(ray, client, finishes=5, max_failures=3)
     assert "workers died 4 times, more than max_worker_failures allows; last rollout-0.4: " in line
     assert crew.failures == 4
+
+
+@pytest.mark.ray
+def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(ray, client):
+    options = {"num_cpus": 0, "max_concurrency": 2, "runtime_env": {"env_vars": {"PYTHONPATH": TESTS}}}
+    lives: list[str] = []
+
+    def start(name: str):
+        lives.append(name)
+        return ray.remote(Frozen).options(**options).remote(len(lives) - 1)
+
+    with Crew((Role("rollout", 1, start),), client, 5, lambda _: None, silence=3.0) as crew:
+        deadline = time.monotonic() + 100
+        while crew.statuses.get("rollout-0.2", {}).get("rollouts") != 1:
+            assert time.monotonic() < deadline, crew.incidents
+            time.sleep(0.1)
+    assert lives == ["rollout-0.1", "rollout-0.2"]
+    assert [incident["reason"] for incident in crew.incidents] == ["it did not answer for worker_timeout=3 s"]

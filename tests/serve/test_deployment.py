@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import socket
 from collections.abc import Callable
@@ -71,8 +72,11 @@ def test_the_cause_is_found_in_what_ray_serve_says() -> None:
 
 
 def test_the_example_is_valid_json_in_a_shell_word() -> None:
-    line = Endpoint("http://127.0.0.1:8000", "m", 1.0).curl("Hello")
-    assert json.loads(line.split(" -d ")[1].strip("'"))["prompt"] == "Hello"
+    *_, body = shlex.split(Endpoint("http://127.0.0.1:8000", "m", 1.0).curl("What's up?"))
+    assert json.loads(body)["prompt"] == "What's up?"
+    _, url, *_, body = shlex.split(Endpoint("http://127.0.0.1:8000", "m", 1.0, chat=True).curl("Hello"))
+    assert url == "http://127.0.0.1:8000/v1/chat/completions"
+    assert json.loads(body)["messages"] == [{"role": "user", "content": "Hello"}]
 
 
 @pytest.mark.ray

@@ -80,8 +80,8 @@ class _Post:
 class Crew:
     """Rollout workers and reward workers of a run.
 
-    A worker that dies is replaced by one of another name, and the buffer hands out again what it held. One that raises
-    an error of ours ends the run, since starting it again cannot mend that.
+    A worker that dies or hangs is replaced by one of another name, and the buffer hands out again what it held. One
+    that raises an error of ours ends the run, since starting it again cannot mend that.
 
     Attributes:
         incidents: What went wrong, the last ones.
@@ -95,6 +95,8 @@ class Crew:
     client: BufferClient
     max_failures: int
     log: Callable[[str], None]
+    silence: float = 600.0
+    """Longest time that a worker may leave a question unanswered, in seconds."""
     incidents: "deque[dict[str, Any]]" = field(default_factory=lambda: deque(maxlen=_KEPT))
     statuses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     spans: "dict[str, deque[tuple[float, float, str]]]" = field(default_factory=dict)
@@ -176,10 +178,16 @@ class Crew:
         if ended:
             self._replace(post, now)
             return
-        if post.status is not None:
-            self._hear(post)
-        elif now - post.asked >= _STATUS_SECONDS:
-            post.ask(now)
+        if post.status is None:
+            if now - post.asked >= _STATUS_SECONDS:
+                post.ask(now)
+            return
+        self._hear(post)
+        if post.status is not None and now - post.asked > self.silence:
+            self.log(f"{post.name} has not answered for {self.silence:g} s and is ended")
+            # What hangs may not hear that it is to end: `running` fails only when the process is gone.
+            ray.kill(post.actor)
+            self._replace(post, now, f"it did not answer for worker_timeout={self.silence:g} s")
 
     def _hear(self, post: _Post) -> None:
         """Keep the answer of a worker that was asked, if it has come."""
@@ -208,21 +216,21 @@ class Crew:
         assert self._thread is not None
         self._thread.join()
 
-    def _replace(self, post: _Post, now: float) -> None:
-        """Find out why a worker has ended, and start another."""
+    def _replace(self, post: _Post, now: float, reason: str | None = None) -> None:
+        """Find out why a worker has ended, unless that is known, and start another."""
         import ray
 
         lived = now - post.since
         try:
-            ray.get(post.running)
+            if reason is None:
+                ray.get(post.running)
+                reason = "it left before the run was over"
         except ray.exceptions.RayError as error:
             own = own_error(error)
             if own is not None:
                 self._give_up(f"{post.name}: {own}")
                 return
             reason = why(error)
-        else:
-            reason = "it left before the run was over"
         self.failures += 1
         self.incidents.append({"time": time.time(), "worker": post.name, "reason": reason, "lived_s": round(lived, 1)})
         if 0 <= self.max_failures < self.failures:

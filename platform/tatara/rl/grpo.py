@@ -135,6 +135,9 @@ class GrpoConfig(TrainingSettings):
     """Logical CPUs that each of them reserves."""
     batch_timeout: float = operational(1800.0, gt=0)
     """Longest time that the learner waits for a rollout batch, in seconds."""
+    worker_timeout: float = operational(600.0, gt=0)
+    """Longest time that a rollout or reward worker may be without a sign of life before another takes its place, in
+    seconds; loading the model is part of it."""
     max_worker_failures: int = operational(20, ge=-1)
     """Deaths of rollout and reward workers to recover from before giving up; -1 means any number."""
 

@@ -92,7 +92,8 @@ def _learn(
     ensure_fits(placed.all(), "grpo (engines, reward workers and learner)", log=stage_run.log)
     first = (found.step if found else 0) // config.minibatches
     with engine_places(placed) as places, _buffer(task, prepared, stage_run.work / BUFFER, first) as client:
-        crew = Crew(_roles(config, task, model, placed, places), client, config.max_worker_failures, stage_run.log)
+        roles = _roles(config, task, model, placed, places)
+        crew = Crew(roles, client, config.max_worker_failures, stage_run.log, config.worker_timeout)
         stage_run.log(
             f"{config.batches} rollout batches, staleness {config.staleness}, {crew.describe()}, "
             f"{config.num_workers} learner rank{'s' if config.num_workers > 1 else ''}"

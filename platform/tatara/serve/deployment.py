@@ -1,8 +1,10 @@
 """Put a model behind HTTP with Ray Serve, and take it down again."""
 
 import errno
+import json
 import logging
 import re
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from tatara import cluster
 from tatara.artifact import Artifact
+from tatara.chat.template import JINJA
 from tatara.engine.model_directory import check_model_directory
 from tatara.errors import EngineError
 from tatara.serve.config import ServeConfig
@@ -31,16 +34,20 @@ class Endpoint:
         url: Root of the server, such as ``http://127.0.0.1:8000``; the OpenAI API is below ``/v1``.
         model: Name to ask for.
         start_seconds: From the call until every replica was ready, in seconds.
+        chat: Whether the model has a chat template.
     """
 
     url: str
     model: str
     start_seconds: float
+    chat: bool = False
 
     def curl(self, prompt: str) -> str:
         """A command line that asks the model."""
-        body = f'{{"model": "{self.model}", "prompt": "{prompt}", "max_tokens": 32}}'
-        return f"curl {self.url}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+        asked = {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
+        body = shlex.quote(json.dumps({"model": self.model, **asked, "max_tokens": 32}))
+        path = "chat/completions" if self.chat else "completions"
+        return f"curl {self.url}/v1/{path} -H 'Content-Type: application/json' -d {body}"
 
 
 @contextmanager
@@ -83,7 +90,8 @@ def deployed(
         _wait_until_running(served, config, started, log)
         address = "127.0.0.1" if config.host == "0.0.0.0" else config.host
         host = f"[{address}]" if ":" in address else address
-        yield Endpoint(f"http://{host}:{config.port}", served, time.monotonic() - started)
+        chat = ((model if isinstance(model, Path) else model.local()) / JINJA).is_file()
+        yield Endpoint(f"http://{host}:{config.port}", served, time.monotonic() - started, chat)
     finally:
         _shut_down(config)
 

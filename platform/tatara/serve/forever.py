@@ -25,7 +25,7 @@ def serve_forever(
         model: A model artifact, or a directory in the Hugging Face layout.
         config: Its settings.
         address: Ray cluster to run on, see `tatara.cluster.connect`; without one a private cluster is started.
-        ask: A prompt to ask over HTTP once the server is up.
+        ask: A prompt to ask over HTTP once the server is up; of a model with a chat template, a user's message.
         keep: Go on serving afterwards; otherwise the server stops once ``ask`` was answered.
         log: Takes the lines that a user reads: what is waited for, the address, the answer, an example.
 
@@ -62,7 +62,7 @@ def _ask(endpoint: Endpoint, config: ServeConfig, prompt: str, log: Callable[[st
     with Client(endpoint.url, config.request_timeout) as client:
         answer = client.ask(
             endpoint.model, prompt, max_tokens=config.max_tokens, temperature=config.temperature,
-            seed=config.engine.seed,
+            seed=config.engine.seed, chat=endpoint.chat,
         )  # fmt: skip
     log(f"asked over HTTP: {prompt}")
     log(f"answer: {answer.completion}")
