@@ -192,4 +192,5 @@ STAGE = Stage(
     inputs={"checkpoint": "checkpoint", PROMPTS: "conversations"},
     more="conversations",
     run="tatara.rl.grpo_run:run",
+    sources="tatara.rl.user_code:sources",
 )

@@ -19,6 +19,7 @@ from tatara.rl.grpo import GrpoConfig
 from tatara.rl.placement import Placement, engine_places, place
 from tatara.rl.preparing import Prepared, prepare
 from tatara.rl.task import LearnerTask
+from tatara.rl.user_code import keep
 from tatara.stage import StageRun
 from tatara.train import ray_training
 from tatara.train.checkpoint import directories
@@ -32,6 +33,8 @@ MEASURED = "simulation.json"
 """Figures of the run, which ``tatara simulate --run`` reads."""
 LEARNED = "learned.json"
 """What `_learn` returned, in the work directory: a driver that died after it has nothing left to learn."""
+CODE = "code"
+"""Copies of the user's own files, in the work directory."""
 POLICY = "policy"
 """The initial policy in the Hugging Face layout, for the engines to start from."""
 
@@ -57,6 +60,7 @@ def run(config: GrpoConfig, stage_run: StageRun) -> dict[str, Any]:
     spec = ModelSpec.model_validate_json((start / "model.json").read_text(encoding="utf-8"))
     config.layout.check_model(spec)
     config.layout.resolve(config.num_workers)
+    config = keep(config, stage_run.work / CODE)
     check_rewards(config.rewards, config.scoring)
     datasets = {name: item for name, item in stage_run.inputs.items() if item.kind == "conversations"}
     prepared = prepare(config, spec, start / "tokenizer", datasets, stage_run.work)
