@@ -15,7 +15,8 @@ from corpus import write_corpus
 from s3 import free_port
 from tatara.artifact import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# Nine stages, one after the other.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "quickstart.yaml"
 
 KINDS = [
@@ -33,7 +34,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *(str(RECIPE), "--root", str(directory / "root"), "--corpus", str(corpus), "--vocab_size", "512"),
         *("--tokenize.sequence_length", "64", "--render.sequence_length", "64", "--pretrain.steps", "12"),
-        *("--sft.steps", "6", "--arithmetic.train", "100", "--grpo.steps", "2", "--serve.port", str(free_port())),
+        *("--sft.steps", "6", "--arithmetic.train", "100", "--grpo.steps", "2"),
+        *("--grpo.evaluation.prompts", "20", "--serve.port", str(free_port())),
     ]
 
 
@@ -47,7 +49,7 @@ def root(arguments: list[str]) -> Path:
 
 def tatara(*line: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tatara", *line]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
 
 
 def test_every_stage_left_a_verified_artifact(root: Path) -> None:
